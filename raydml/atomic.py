@@ -1,0 +1,62 @@
+"""Files that are whole or absent: written beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes or replaces a file; a crash leaves the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    """As `write_text`, JSON with sorted keys; refuses NaN and infinity with ValueError."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replaced_directory(path: Path) -> Iterator[Path]:
+    """A fresh folder to fill, which takes the place of `path` at the end; on an error `path` stays as it was.
+
+    A folder cannot be renamed onto another one that holds files, so for an instant the old one is called
+    `<name>.previous`: `settled` puts it back where a crash fell into that instant.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    previous = _previous(path)
+    shutil.rmtree(previous, ignore_errors=True)
+    if path.exists():
+        path.rename(previous)
+    beside.rename(path)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def settled(path: Path) -> Path:
+    """`path`, restored from its predecessor where a crash interrupted `replaced_directory` between two renames."""
+    previous = _previous(path)
+    if not path.exists() and previous.exists():
+        previous.rename(path)
+    return path
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")

@@ -1,0 +1,108 @@
+"""One training state to and from one directory.
+
+model.safetensors holds model and loss, state.pt the optimizer (read with `weights_only`), meta.json everything a person
+may want to read: configuration, shape of the data, epoch, step, every epoch's metrics, data fingerprint, versions.
+There is no generator to keep: every random number of a training is a function of (seed, epoch, step).
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import raydml
+from raydml import atomic
+from raydml.config import ConfigError, ExperimentConfig, dump, parse
+from raydml.epoch import TrainingState, new_state
+from raydml.objective import DataShape, Objective, build_objective
+
+_FORMAT = 1
+_PACKAGES = ("torch", "timm", "ray", "optuna", "numpy")
+
+
+def save(state: TrainingState, directory: Path, *, fingerprint: str) -> None:
+    """Writes or replaces a checkpoint; a crash leaves the old one or the new one."""
+    meta = {
+        "format": _FORMAT,
+        "config": dump(state.config),
+        "shape": asdict(state.shape),
+        "steps_per_epoch": state.steps_per_epoch,
+        "epoch": state.epoch,
+        "step": state.step,
+        "history": state.history,
+        "fingerprint": fingerprint,
+        "versions": versions(),
+    }
+    with atomic.replaced_directory(directory) as folder:
+        tensors = {name: tensor.contiguous() for name, tensor in state.objective.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors")
+        torch.save({"optimizer": state.optimizer.state_dict()}, folder / "state.pt")
+        atomic.write_json(folder / "meta.json", meta)
+
+
+def exists(directory: Path) -> bool:
+    """Whether a whole checkpoint lies here."""
+    return (atomic.settled(directory) / "meta.json").exists()
+
+
+def load(directory: Path, *, device: torch.device, fingerprint: str | None = None) -> TrainingState:
+    """A training as it was saved, ready for its next epoch. In a process group every worker must call it.
+
+    Raises ConfigError where nothing whole lies there, or the data are not those of `fingerprint`.
+    """
+    meta = read_meta(directory)
+    if fingerprint is not None and meta["fingerprint"] != fingerprint:
+        raise ConfigError(
+            f"{directory}: this checkpoint was trained on other data (fingerprint {meta['fingerprint']}, "
+            f"but the data are now {fingerprint})"
+        )
+    state = new_state(_config(meta), _shape(meta), steps_per_epoch=meta["steps_per_epoch"], device=device)
+    state.objective.load_state_dict(load_file(directory / "model.safetensors"))
+    saved = torch.load(directory / "state.pt", map_location=device, weights_only=True)
+    state.optimizer.load_state_dict(saved["optimizer"])
+    state.epoch, state.step, state.history = meta["epoch"], meta["step"], meta["history"]
+    return state
+
+
+def load_objective(directory: Path) -> tuple[Objective, ExperimentConfig, DataShape]:
+    """Model and loss of a checkpoint on the CPU in evaluation mode, without what only training needs."""
+    meta = read_meta(directory)
+    config, shape = _config(meta), _shape(meta)
+    objective = build_objective(config, shape)
+    objective.load_state_dict(load_file(directory / "model.safetensors"))
+    return objective.eval(), config, shape
+
+
+def read_meta(directory: Path) -> dict[str, Any]:
+    """meta.json of a checkpoint. Raises ConfigError where there is none or it is of another format."""
+    try:
+        meta: dict[str, Any] = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory}: no whole checkpoint: {error}") from None
+    if meta.get("format") != _FORMAT:
+        raise ConfigError(f"{directory}: checkpoint format {meta.get('format')}, but this raydml reads {_FORMAT}")
+    return meta
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = {package: version(package) for package in _PACKAGES}
+    return {"python": platform.python_version(), "raydml": raydml.__version__, **packages}
+
+
+def _config(meta: dict[str, Any]) -> ExperimentConfig:
+    raw = meta["config"]
+    # The weights are in the checkpoint: where the first ones came from no longer matters, and may be offline.
+    return parse({**raw, "model": {**raw["model"], "weights": "none"}})
+
+
+def _shape(meta: dict[str, Any]) -> DataShape:
+    raw = meta["shape"]
+    return DataShape(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})

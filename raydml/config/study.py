@@ -1,0 +1,114 @@
+"""Everything about a search that is not the experiment: budget, protocol and machines."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from raydml.config.base import Model
+
+Scalar = bool | int | float | str
+
+
+class EarlyStopping(Model):
+    """ASHA (Li et al. 2020): at each rung only the best share of the trials goes on."""
+
+    grace_epochs: int = Field(default=2, ge=1)
+    """Epochs every trial may train: the first rung."""
+
+    reduction_factor: float = Field(default=3.0, gt=1.0)
+    """A rung lets the best 1 / reduction_factor pass; rungs are this factor apart."""
+
+
+class SearchConfig(Model):
+    """How the search space is explored."""
+
+    metric: str = "val/map@r"
+    """Metric to maximise, on validation classes: its value at the last epoch is a trial's objective."""
+
+    num_trials: int = Field(default=25, ge=1)
+    """Trials of the study in total, pruned and failed ones included."""
+
+    start: tuple[dict[str, Scalar], ...] = ()
+    """Points tried first, such as literature values; what a point leaves out comes from the base."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampler."""
+
+    startup_trials: int = Field(default=6, ge=1)
+    """Trials drawn at random (start points included) before the sampler's model takes over."""
+
+    max_concurrent: int | Literal["auto"] = "auto"
+    """Trials at a time; as many as the machines hold where `auto`."""
+
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    """Pruning of hopeless trials; none where null."""
+
+    max_retries: int = Field(default=3, ge=0)
+    """How often a trial whose process or node died is continued before it counts as failed."""
+
+    keep_checkpoints: int = Field(default=1, ge=1)
+    """Finished trials, the best, that keep their checkpoints."""
+
+    @field_validator("max_concurrent")
+    @classmethod
+    def _at_least_one(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and value < 1:
+            raise ValueError(f"max_concurrent must be at least 1, or auto, but got {value}")
+        return value
+
+
+class Protocol(Model):
+    """What a trial is evaluated on. A preset by name, or its fields spelled out."""
+
+    preset: Literal["quick", "custom"] = "custom"
+    """`quick`: one fold, one seed, nothing confirmed; results are stamped exploratory."""
+
+    folds_run: int = Field(default=1, ge=1)
+    """Folds a trial trains on, epoch by epoch in lockstep; its curve is their mean."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_preset(cls, value: object) -> object:
+        if value == "quick":
+            return {"preset": "quick", "folds_run": 1}
+        if isinstance(value, str):
+            raise ValueError(f"unknown protocol '{value}'; known: quick, or its fields spelled out ({{folds_run: 4}})")
+        return value
+
+    @model_validator(mode="after")
+    def _quick_is_one_fold(self) -> Protocol:
+        if self.preset == "quick" and self.folds_run != 1:
+            raise ValueError(f"the preset quick runs one fold, but got folds_run={self.folds_run}; leave preset out")
+        return self
+
+
+class Resources(Model):
+    """What one trial occupies. No part of a study's identity: results do not depend on it."""
+
+    workers_per_trial: int = Field(default=1, ge=1)
+    """Data-parallel workers of a trial. One runs inline; more run through Ray Train."""
+
+    cpus_per_worker: float = Field(default=1.0, gt=0.0)
+    """CPU cores of a worker."""
+
+    gpus_per_worker: float | Literal["auto"] = "auto"
+    """GPUs of a worker: 1 where the machine has one, else 0, where `auto`."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _not_negative(cls, value: float | Literal["auto"]) -> float | Literal["auto"]:
+        if value != "auto" and value < 0:
+            raise ValueError(f"gpus_per_worker must not be negative, but got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _no_fractions_with_nccl(self) -> Resources:
+        gpus = self.gpus_per_worker
+        if self.workers_per_trial > 1 and gpus != "auto" and gpus != int(gpus):
+            raise ValueError(
+                "several workers of a trial cannot share a GPU (NCCL refuses it): gpus_per_worker must be whole "
+                f"where workers_per_trial > 1, but got {gpus}"
+            )
+        return self

@@ -1,0 +1,135 @@
+"""Images decoded once per node: a content-addressed, memory-mapped uint8 cache that everything on the node shares.
+
+A cache entry is a folder `<cache>/<fingerprint>/` of images.arrow (one fixed-size binary per image, N x H x W x C
+uint8, readable by any Arrow), index.parquet (label, class, source) and meta.json. It is built beside its place under a
+file lock and renamed, so concurrent builders wait for the first and nobody sees a part of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from raydml import atomic
+from raydml.splits import Indices
+
+_log = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Decoded(NamedTuple):
+    """What a builder brings: pixels (N, H, W, C), labels (N,), class names and where each image comes from."""
+
+    images: Pixels
+    labels: Indices
+    classes: tuple[str, ...]
+    sources: list[str]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images of a data set with their labels; pixels are a read-only view of the memory map."""
+
+    name: str
+    images: Pixels
+    """(N, H, W, C) uint8."""
+    labels: Indices
+    """(N,), indices into `classes`."""
+    classes: tuple[str, ...]
+    sources: tuple[str, ...]
+    fingerprint: str
+    synthetic: bool
+    """Rendered rather than photographed: said wherever results appear."""
+
+
+def default_cache() -> Path:
+    """The folder of decoded images below the user's cache folder."""
+    return platformdirs.user_cache_path("raydml") / "images"
+
+
+def open_or_build(
+    cache: Path,
+    fingerprint: str,
+    *,
+    name: str,
+    synthetic: bool,
+    build: Callable[[Path], Decoded],
+) -> ImageSet:
+    """The cached images of a fingerprint; decodes them first where they are missing or damaged.
+
+    `build` gets an empty scratch folder on the same disk.
+    """
+    entry = cache / fingerprint
+    if not _is_whole(entry):
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{fingerprint}.lock"):
+            if not _is_whole(entry):
+                _log.info("%s: decoding images once into %s", name, entry)
+                with atomic.replaced_directory(entry) as scratch:
+                    _write(scratch, build(scratch), fingerprint=fingerprint, name=name, synthetic=synthetic)
+    return _open(entry)
+
+
+def _write(folder: Path, decoded: Decoded, *, fingerprint: str, name: str, synthetic: bool) -> None:
+    num_images, *shape = decoded.images.shape
+    width = int(np.prod(shape))
+    rows = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(width), num_images, [None, pa.py_buffer(np.ascontiguousarray(decoded.images))]
+    )
+    # One record batch: all pixels are one contiguous buffer of the file, hence one NumPy view.
+    batch = pa.record_batch([rows], names=["image"])
+    with pa.OSFile(str(folder / "images.arrow"), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    index = {
+        "label": pa.array(decoded.labels),
+        "class": pa.array([decoded.classes[label] for label in decoded.labels]),
+        "source": pa.array(decoded.sources),
+    }
+    pq.write_table(pa.table(index), folder / "index.parquet")
+    meta = {
+        "name": name,
+        "fingerprint": fingerprint,
+        "synthetic": synthetic,
+        "shape": [num_images, *shape],
+        "num_decoded": num_images,
+        "classes": list(decoded.classes),
+        "bytes": (folder / "images.arrow").stat().st_size,
+    }
+    atomic.write_json(folder / "meta.json", meta)
+
+
+def _is_whole(entry: Path) -> bool:
+    """Whether an entry exists and its pixels have the size they were written with."""
+    try:
+        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        return bool((entry / "images.arrow").stat().st_size == meta["bytes"]) and (entry / "index.parquet").exists()
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _open(entry: Path) -> ImageSet:
+    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    column = pa.ipc.open_file(pa.memory_map(str(entry / "images.arrow"))).get_batch(0).column(0)
+    images = np.frombuffer(column.buffers()[1], dtype=np.uint8, count=int(np.prod(meta["shape"])))
+    index = pq.read_table(entry / "index.parquet", columns=["label", "source"])
+    return ImageSet(
+        name=meta["name"],
+        images=images.reshape(meta["shape"]),
+        labels=index["label"].to_numpy().astype(np.int64),
+        classes=tuple(meta["classes"]),
+        sources=tuple(index["source"].to_pylist()),
+        fingerprint=meta["fingerprint"],
+        synthetic=meta["synthetic"],
+    )

@@ -1,0 +1,106 @@
+"""From a data configuration to its images: fingerprint, cache and class-disjoint splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+
+from raydml.config import ConfigError, DataConfig, DigitsConfig, FolderConfig, GlyphsConfig
+from raydml.data.cache import Decoded, ImageSet, default_cache, open_or_build
+from raydml.data.digits import digits_fingerprint, read_digits
+from raydml.data.folder import folder_fingerprint, read_folder
+from raydml.data.glyphs import glyph_fingerprint, render_glyphs
+from raydml.splits import Indices, fold_split, images_of, test_split
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a set: positions in the set and labels 0 ... C - 1 in the order of the subset's classes."""
+
+    index: Indices
+    labels: Indices
+    classes: Indices
+    """Class ids of the whole set; `classes[label]` undoes the relabelling."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classes)
+
+
+def fingerprint(config: DataConfig) -> str:
+    """Names the pixels and labels a configuration means; the address of its cache entry.
+
+    Raises ConfigError where the data cannot be found.
+    """
+    match config:
+        case GlyphsConfig():
+            parts = glyph_fingerprint(config)
+        case DigitsConfig():
+            parts = digits_fingerprint(config)
+        case FolderConfig():
+            parts = folder_fingerprint(config)
+        case _:
+            assert_never(config)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def open_images(config: DataConfig) -> ImageSet:
+    """The images of a configuration, decoded on first use on this node. Raises ConfigError for bad data."""
+    cache = Path(config.cache).expanduser() if config.cache else default_cache()
+    images = open_or_build(
+        cache,
+        fingerprint(config),
+        name=config.kind,
+        synthetic=isinstance(config, GlyphsConfig),
+        build=lambda scratch: _decode(config, scratch),
+    )
+    _check_splits(images, config)
+    return images
+
+
+def _decode(config: DataConfig, scratch: Path) -> Decoded:
+    match config:
+        case GlyphsConfig():
+            return render_glyphs(config)
+        case DigitsConfig():
+            return read_digits(config)
+        case FolderConfig():
+            return read_folder(config, scratch)
+        case _:
+            assert_never(config)
+
+
+def fold_subsets(images: ImageSet, config: DataConfig, fold: int) -> tuple[Subset, Subset]:
+    """Training images without a fold, and the images of the fold. Never touches a test class."""
+    training = test_split(len(images.classes), config.test_fraction).train
+    split = fold_split(training, config.num_folds, fold)
+    return _subset(images, split.train), _subset(images, split.held_out)
+
+
+def trainval_subset(images: ImageSet, config: DataConfig) -> Subset:
+    """All images of the training classes."""
+    return _subset(images, test_split(len(images.classes), config.test_fraction).train)
+
+
+def test_subset(images: ImageSet, config: DataConfig) -> Subset:
+    """Images of the test classes. Only a final evaluation may ask for them."""
+    return _subset(images, test_split(len(images.classes), config.test_fraction).held_out)
+
+
+def _subset(images: ImageSet, classes: Indices) -> Subset:
+    index = images_of(images.labels, classes)
+    return Subset(index, np.searchsorted(classes, images.labels[index]).astype(np.int64), classes)
+
+
+def _check_splits(images: ImageSet, config: DataConfig) -> None:
+    try:
+        training = test_split(len(images.classes), config.test_fraction).train
+        fold_split(training, config.num_folds, 0)
+    except ValueError as error:
+        raise ConfigError(f"data: {images.name} has {len(images.classes)} classes: {error}") from None

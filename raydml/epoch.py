@@ -1,0 +1,161 @@
+"""One pass over any iterable of batches, on any device and any number of workers: training, or embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from raydml.config import ExperimentConfig
+from raydml.data.batches import Batch
+from raydml.distributed import world_size
+from raydml.losses import LossOutput
+from raydml.models import EmbeddingModel
+from raydml.objective import DataShape, Objective, StepContext, build_objective, network_input
+from raydml.optim import build_optimizer, lr_factor, masked_step, set_learning_rates
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the parameters are those before that step."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the loss is not finite at epoch {epoch}, step {step}")
+        self.epoch, self.step = epoch, step
+
+    def __reduce__(self) -> tuple[type[NonFiniteLossError], tuple[int, int]]:
+        return type(self), (self.epoch, self.step)
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes in a training, and the configuration it follows."""
+
+    config: ExperimentConfig
+    shape: DataShape
+    steps_per_epoch: int
+    objective: Objective
+    optimizer: Optimizer
+    parallel: nn.Module
+    """The objective as it is called: wrapped where there are several workers."""
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Steps finished, over all epochs."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of every epoch finished."""
+
+
+def new_state(
+    config: ExperimentConfig, shape: DataShape, *, steps_per_epoch: int, device: torch.device
+) -> TrainingState:
+    """A training before its first step. In a process group every worker must call it."""
+    objective = build_objective(config, shape).to(device)
+    parallel: nn.Module = objective
+    if world_size() > 1:
+        # Buffers need no broadcast: BatchNorm is frozen or synchronised, so they are equal.
+        parallel = DistributedDataParallel(objective, broadcast_buffers=False)
+    return TrainingState(
+        config, shape, steps_per_epoch, objective, build_optimizer(objective, config.optimizer), parallel
+    )
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of some images."""
+
+    embeddings: Tensor
+    """(N, D) unit rows, float32 or float64."""
+    labels: Tensor
+    """(N,) int64."""
+    index: Tensor
+    """(N,) int64, positions within the subset."""
+
+
+class _Means:
+    """Sums of a loss and its statistics on the device, and the first step at which the loss was not finite."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    @property
+    def stopped(self) -> Tensor:
+        """() bool on the device: from the first bad step on, no step may change a parameter."""
+        return self._first_bad >= 0
+
+    def add(self, output: LossOutput, step: int) -> None:
+        value = output.value.detach()
+        now_bad = ~torch.isfinite(value) & (self._first_bad < 0)
+        self._first_bad = torch.where(now_bad, step, self._first_bad)
+        for name, number in {"loss": value, **output.stats}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + number.double()
+        self._steps += 1
+
+    def check(self, epoch: int) -> None:
+        """Looks at the device once. Raises NonFiniteLossError."""
+        first_bad = int(self._first_bad)
+        if first_bad >= 0:
+            raise NonFiniteLossError(epoch, first_bad)
+
+    def means(self) -> dict[str, float]:
+        return {name: float(total) / self._steps for name, total in self._sums.items()}
+
+
+def train_epoch(state: TrainingState, batches: Iterable[Batch], *, device: torch.device) -> dict[str, float]:
+    """Trains on the batches, counts an epoch and returns the means over its steps: `loss` and the loss's statistics.
+
+    The host looks at the device every `training.log_steps` steps and at the end. Raises NonFiniteLossError naming
+    epoch (from 1) and step (from 0); the parameters are then those before the bad step.
+    """
+    config = state.config
+    parameters = [p for p in state.objective.parameters() if p.requires_grad]
+    state.objective.train()
+    means = _Means(device)
+    for batch in batches:
+        set_learning_rates(state.optimizer, _factor(state))
+        context = StepContext(config.seed, state.epoch, state.step)
+        output: LossOutput = state.parallel(network_input(batch, state.shape.image_size), batch.labels, context=context)
+        state.optimizer.zero_grad(set_to_none=True)
+        output.value.backward()
+        if config.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+        means.add(output, state.step)
+        masked_step(state.optimizer, means.stopped)
+        state.step += 1
+        if state.step % config.training.log_steps == 0:
+            means.check(state.epoch + 1)
+    means.check(state.epoch + 1)
+    state.epoch += 1
+    return means.means()
+
+
+def _factor(state: TrainingState) -> float:
+    return lr_factor(
+        state.config.schedule,
+        step=state.step,
+        steps_per_epoch=state.steps_per_epoch,
+        num_epochs=state.config.training.num_epochs,
+    )
+
+
+@torch.no_grad()
+def embed(model: EmbeddingModel, batches: Iterable[Batch], *, image_size: int) -> Embedded:
+    """Embeds the batches in order, in evaluation mode; on the device of the batches. The mode is restored."""
+    was_training = model.training
+    model.eval()
+    embeddings: list[Tensor] = []
+    labels: list[Tensor] = []
+    index: list[Tensor] = []
+    for batch in batches:
+        embeddings.append(model(network_input(batch, image_size)))
+        labels.append(batch.labels)
+        index.append(batch.index)
+    model.train(was_training)
+    rows = torch.cat(embeddings)
+    return Embedded(rows, torch.cat(labels), torch.cat(index).to(rows.device))

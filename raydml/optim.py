@@ -1,0 +1,91 @@
+"""Parameter groups, optimizer and learning-rate schedule. Every parameter is in exactly one group."""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from raydml.config import (
+    AdamWConfig,
+    ConstantConfig,
+    CosineConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SgdConfig,
+    StepConfig,
+)
+from raydml.objective import Objective
+
+
+def parameter_groups(objective: Objective, config: OptimizerConfig) -> list[dict[str, object]]:
+    """Matrices and kernels of the model with decay, its vectors without, the loss's parameters with rates of their own.
+
+    Frozen parameters are in no group; an empty group is left out.
+    """
+    trainable = [p for p in objective.model.parameters() if p.requires_grad]
+    loss_parameters = [p for p in objective.loss.parameters() if p.requires_grad]
+    groups: list[dict[str, object]] = [
+        _group([p for p in trainable if p.ndim > 1], config.lr, config.weight_decay),
+        _group([p for p in trainable if p.ndim <= 1], config.lr, 0.0),
+        _group(loss_parameters, config.loss_lr, config.loss_weight_decay),
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _group(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> dict[str, object]:
+    return {"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay}
+
+
+def build_optimizer(objective: Objective, config: OptimizerConfig) -> Optimizer:
+    """The optimizer over all trainable parameters of model and loss.
+
+    Fused: one kernel a step, and the only kind that takes a device flag to leave a step out (`masked_step`).
+    """
+    groups = parameter_groups(objective, config)
+    match config:
+        case AdamWConfig():
+            return AdamW(groups, fused=True)
+        case SgdConfig():
+            return SGD(groups, momentum=config.momentum, fused=True)
+        case _:
+            assert_never(config)
+
+
+def masked_step(optimizer: Optimizer, stopped: torch.Tensor) -> None:
+    """One optimizer step, left out where the device flag `stopped` is set; the host never looks at the flag.
+
+    torch's fused optimizers leave a step out where `found_inf` is set: GradScaler's own way.
+    """
+    optimizer.found_inf = stopped.float()  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def set_learning_rates(optimizer: Optimizer, factor: float) -> None:
+    """Sets every group to a share of its peak rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def lr_factor(config: ScheduleConfig, *, step: int, steps_per_epoch: int, num_epochs: int) -> float:
+    """The share of the peak rate at a step, counted from 0 over the whole training.
+
+    Warm-up rises linearly from 1 / warm-up steps to 1; cosine then falls to its final factor at the last step.
+    """
+    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    match config:
+        case ConstantConfig():
+            return 1.0
+        case CosineConfig():
+            last = max(1, num_epochs * steps_per_epoch - 1 - warmup_steps)
+            progress = min(1.0, (step - warmup_steps) / last)
+            return config.final_factor + (1.0 - config.final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        case StepConfig():
+            return float(config.factor ** (step // (config.every_epochs * steps_per_epoch)))
+        case _:
+            assert_never(config)

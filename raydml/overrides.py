@@ -1,0 +1,106 @@
+"""`path=value` overrides of a study as plain data; what a study means is decided by `raydml.space`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from raydml import yamlfile
+from raydml.config import ConfigError, ExperimentConfig, dump, parse
+from raydml.config.grammar import get_at, set_at, unknown_key
+
+Plain = dict[str, object]
+
+
+def parse_assignment(text: str) -> tuple[str, object]:
+    """`loss.margin=0.3` as path and value; the value is YAML. Raises ConfigError."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"command line: expected path=value, but got '{text}'")
+    try:
+        return path, yamlfile.loads(value)
+    except ConfigError as error:
+        raise ConfigError(f"command line: {path}: {error}") from None
+
+
+def apply(raw: Plain, overrides: Sequence[tuple[str, object]], *, study_keys: Sequence[str]) -> tuple[Plain, list[str]]:
+    """The study with every override applied, and a note for whatever changed besides.
+
+    A new `kind` drops the fields of the old branch and the ranges that it leaves without a meaning; a path that is
+    searched is pinned: its range and its start values go. Kinds come first, whatever their place on the line.
+    """
+    notes: list[str] = []
+    for path, value in sorted(overrides, key=lambda item: not item[0].endswith(".kind")):
+        first = path.partition(".")[0]
+        if first in ExperimentConfig.model_fields:
+            raw = _set_in_base(raw, path, value, notes)
+        elif first == "base" and "." in path:
+            raw = _set_in_base(raw, path.removeprefix("base."), value, notes)
+        elif first == "space" and "." in path:
+            raw = {**raw, "space": {**_mapping(raw, "space"), path.removeprefix("space."): value}}
+        elif first in study_keys:
+            raw = set_at(raw, path, value)
+        else:
+            known = [*ExperimentConfig.model_fields, *study_keys]
+            raise ConfigError(f"command line: {path}: {unknown_key(first, known)}")
+    return raw, notes
+
+
+def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plain:
+    base = _mapping(raw, "base")
+    section, _, key = path.rpartition(".")
+    if key == "kind" and section:
+        raw = _without_meaningless_ranges(raw, section, value, notes)
+        notes += _adapted(base, section, value)
+    if path in _mapping(raw, "space"):
+        raw = _without_range(raw, path)
+        notes.append(f"{path} is pinned to {value}: its range is removed")
+    return {**raw, "base": set_at(base, path, value)}
+
+
+def _mapping(raw: Mapping[str, object], key: str) -> Plain:
+    value = raw.get(key)
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _without_range(raw: Plain, path: str) -> Plain:
+    space = {key: limits for key, limits in _mapping(raw, "space").items() if key != path}
+    search = _mapping(raw, "search")
+    start = search.get("start")
+    if isinstance(start, list):
+        search["start"] = [
+            {key: value for key, value in point.items() if key != path} if isinstance(point, Mapping) else point
+            for point in start
+        ]
+    return {**raw, "space": space, **({"search": search} if search else {})}
+
+
+def _without_meaningless_ranges(raw: Plain, section: str, kind: object, notes: list[str]) -> Plain:
+    try:
+        fresh = parse({section: {"kind": kind}})
+    except ConfigError:
+        return raw  # the study as a whole is about to be refused, in better words
+    for path in _mapping(raw, "space"):
+        if path.startswith(f"{section}."):
+            try:
+                get_at(fresh, path)
+            except ConfigError:
+                raw = _without_range(raw, path)
+                notes.append(f"{section}.kind is {kind}, which has no {path}: its range is removed")
+    return raw
+
+
+def _adapted(base: Plain, section: str, kind: object) -> list[str]:
+    """What a new kind changes in a section besides the kind: shared fields that take its defaults, fields dropped."""
+    try:
+        old = dump(parse(base))[section]
+        new = dump(parse({section: {"kind": kind}}))[section]
+    except ConfigError:
+        return []
+    if not isinstance(old, dict) or not isinstance(new, dict) or old["kind"] == kind:
+        return []
+    shared = [key for key in new if key in old and key != "kind"]
+    changed = [f"{key} {old[key]} -> {new[key]}" for key in shared if old[key] != new[key]]
+    dropped = [key for key in old if key not in new]
+    parts = [", ".join(changed)] if changed else []
+    parts += [f"dropped {', '.join(dropped)}"] if dropped else []
+    return [f"{section}.kind {old['kind']} -> {kind}" + (": " + "; ".join(parts) if parts else "")]

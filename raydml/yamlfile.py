@@ -1,0 +1,53 @@
+"""YAML 1.2 files as plain data, and back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from raydml.config import ConfigError, dump
+
+
+def load(path: Path) -> dict[str, object]:
+    """A file that holds a mapping. Raises ConfigError, with line and column where the YAML is malformed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        raw = loads(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, but got {raw!r}")
+    return raw
+
+
+def loads(text: str) -> object:
+    """A YAML document. Raises ConfigError."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        problem = "; ".join(" ".join(str(part).split()) for part in (error.context, error.problem) if part)
+        # ruamel appends advice on silencing duplicate keys: one line is enough.
+        raise ConfigError(f"{at}malformed YAML: {problem.partition(' To suppress')[0]}") from None
+    except YAMLError as error:
+        raise ConfigError(f"malformed YAML: {' '.join(str(error).split())}") from None
+
+
+def dumps(config: BaseModel) -> str:
+    """A configuration with every field written out."""
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 120
+    yaml.dump(dump(config), stream)
+    return stream.getvalue()
