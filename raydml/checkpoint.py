@@ -27,8 +27,11 @@ _FORMAT = 1
 _PACKAGES = ("torch", "timm", "ray", "optuna", "numpy")
 
 
-def save(state: TrainingState, directory: Path, *, fingerprint: str) -> None:
-    """Writes or replaces a checkpoint; a crash leaves the old one or the new one."""
+def save(state: TrainingState, directory: Path, *, fingerprint: str, fold: int | None) -> None:
+    """Writes or replaces a checkpoint; a crash leaves the old one or the new one.
+
+    `fold` is the one that was left out of training; None where all training classes trained.
+    """
     meta = {
         "format": _FORMAT,
         "config": dump(state.config),
@@ -38,6 +41,7 @@ def save(state: TrainingState, directory: Path, *, fingerprint: str) -> None:
         "step": state.step,
         "history": state.history,
         "fingerprint": fingerprint,
+        "fold": fold,
         "versions": versions(),
     }
     with atomic.replaced_directory(directory) as folder:

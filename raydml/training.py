@@ -31,6 +31,10 @@ from raydml.objective import DataShape
 _STATISTICS_IMAGES = 2048
 
 
+class TrainingFailedError(RuntimeError):
+    """A training ended before its last epoch; the message says why."""
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """What to train and where to keep it. Plain data: it travels to workers."""
@@ -57,8 +61,8 @@ class Run:
         self.spec = spec
         images = open_images(spec.config.data)
         self._models = [
-            _Model(spec.config, images, subsets, path, device)
-            for subsets, path in zip(_subsets(spec, images), spec.checkpoints(), strict=True)
+            _Model(spec.config, images, fold, path, device)
+            for fold, path in zip(spec.folds if spec.split == "train" else (None,), spec.checkpoints(), strict=True)
         ]
         self.history: list[dict[str, float]] = []
         if rank() == 0:
@@ -113,10 +117,15 @@ class _Model:
         self,
         config: ExperimentConfig,
         images: ImageSet,
-        subsets: tuple[Subset, Subset | None],
+        fold: int | None,
         directory: Path,
         device: torch.device,
     ) -> None:
+        self._fold = fold
+        if fold is None:
+            subsets: tuple[Subset, Subset | None] = trainval_subset(images, config.data), None
+        else:
+            subsets = fold_subsets(images, config.data, fold)
         self._train, self._val = subsets
         self._directory, self._device, self._fingerprint = directory, device, images.fingerprint
         self._source = PixelSource(images.images, self._train.index, device=device)
@@ -142,7 +151,7 @@ class _Model:
         row = {"epoch": epoch, "step": state.step, **metrics, "seconds": round(time.perf_counter() - started, 4)}
         state.history.append(row)
         if rank() == 0:
-            checkpoint.save(state, self._directory, fingerprint=self._fingerprint)
+            checkpoint.save(state, self._directory, fingerprint=self._fingerprint, fold=self._fold)
         return row
 
     def _train_epoch(self) -> dict[str, float]:
@@ -222,13 +231,6 @@ def data_shape(config: ExperimentConfig, images: ImageSet, train: Subset) -> Dat
 def input_size(config: ExperimentConfig, images: ImageSet) -> int:
     """Height and width of the network's input."""
     return config.data.input_size if isinstance(config.data, FolderConfig) else int(images.images.shape[1])
-
-
-def _subsets(spec: RunSpec, images: ImageSet) -> list[tuple[Subset, Subset | None]]:
-    data = spec.config.data
-    if spec.split == "trainval":
-        return [(trainval_subset(images, data), None)]
-    return [fold_subsets(images, data, fold) for fold in spec.folds]
 
 
 def final_metrics(history: list[dict[str, float]]) -> Mapping[str, float]:

@@ -49,5 +49,9 @@ def dumps(config: BaseModel) -> str:
     yaml = YAML()
     yaml.default_flow_style = False
     yaml.width = 120
+    # Round-trip YAML leaves None empty, which reads like a forgotten value.
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml.dump(dump(config), stream)
     return stream.getvalue()

@@ -5,6 +5,7 @@ validates the result; nothing mutates one.
 """
 
 from raydml.config.base import ConfigError, Model
+from raydml.config.commands import EvaluateOptions, TrainOptions
 from raydml.config.data import AugmentConfig, DataConfig, DigitsConfig, FolderConfig, GlyphsConfig, Sampling
 from raydml.config.experiment import ExperimentConfig
 from raydml.config.grammar import dump, parse, replace_at
@@ -43,6 +44,7 @@ __all__ = [
     "DiscriminateConfig",
     "Distribution",
     "EarlyStopping",
+    "EvaluateOptions",
     "EvaluationConfig",
     "ExperimentConfig",
     "FolderConfig",
@@ -62,6 +64,7 @@ __all__ = [
     "SearchConfig",
     "SgdConfig",
     "StepConfig",
+    "TrainOptions",
     "TrainingConfig",
     "TripletConfig",
     "backbone_names",

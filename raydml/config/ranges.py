@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from raydml.config.base import ConfigError, Model
 from raydml.config.experiment import ExperimentConfig
@@ -32,6 +32,11 @@ class Range(Model):
 
     choices: tuple[Scalar, ...] | None = None
     """Numbers are an ordered index, words are categories."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_set(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        plain: dict[str, object] = serialise(self)
+        return {key: value for key, value in plain.items() if value is not None and value is not False}
 
     @model_validator(mode="after")
     def _one_form(self) -> Range:

@@ -1,0 +1,87 @@
+"""What a machine or cluster has, what a trial needs, and how many trials run at a time. Pure arithmetic, no ray."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from raydml.config import ConfigError, Resources
+
+# Room for the tasks that feed an embedding pool: actors that take every core starve them, silently.
+_FEEDING_CPUS = 1.0
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """CPU cores and GPUs, of this machine or of a whole cluster."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What one worker occupies, with `auto` decided."""
+
+    cpus: float
+    gpus: float
+
+
+def this_machine() -> Capacity:
+    """Cores this process may use, and NVIDIA GPUs, without loading torch or a driver library."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = Path("/proc/driver/nvidia/gpus")
+    gpus = len(list(devices.iterdir())) if devices.is_dir() else 0
+    if visible is not None:
+        gpus = min(gpus, len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"]))
+    return Capacity(float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else _count(), float(gpus))
+
+
+def _count() -> float:
+    return float(os.cpu_count() or 1)
+
+
+def worker_of(resources: Resources, capacity: Capacity) -> Worker:
+    """One worker of a trial: with a GPU where `auto` finds any."""
+    if resources.gpus_per_worker == "auto":
+        return Worker(resources.cpus_per_worker, 1.0 if capacity.gpus >= 1 else 0.0)
+    return Worker(resources.cpus_per_worker, float(resources.gpus_per_worker))
+
+
+def fitting_trials(resources: Resources, capacity: Capacity) -> int:
+    """How many trials the machines hold at a time. Raises ConfigError where they can never hold one."""
+    worker = worker_of(resources, capacity)
+    workers = resources.workers_per_trial
+    fits = [_whole(capacity.cpus / (worker.cpus * workers))]
+    if worker.gpus > 0:
+        fits.append(_whole(capacity.gpus / (worker.gpus * workers)))
+    if min(fits) < 1:
+        raise ConfigError(
+            f"resources: a trial needs {workers} x {worker.cpus:g} CPUs and {workers} x {worker.gpus:g} GPUs, "
+            f"but there are {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs "
+            f"(workers_per_trial={workers}, cpus_per_worker={worker.cpus:g}, gpus_per_worker={worker.gpus:g})"
+        )
+    return min(fits)
+
+
+def concurrency(resources: Resources, capacity: Capacity, *, limit: int | None, num_trials: int) -> int:
+    """Trials at a time: what the machines hold, at most `limit` and never more than there are."""
+    fitting = fitting_trials(resources, capacity)
+    return max(1, min(fitting, limit or fitting, num_trials))
+
+
+def embedding_actors(resources: Resources, capacity: Capacity) -> tuple[int, Worker]:
+    """Number and size of the actors that embed a gallery; a core is left for the tasks that feed them."""
+    worker = worker_of(resources, capacity)
+    if worker.gpus > 0:
+        return max(1, _whole(capacity.gpus / worker.gpus)), worker
+    free = max(0.5, capacity.cpus - _FEEDING_CPUS)
+    cpus = min(worker.cpus, free)
+    return max(1, _whole(free / cpus)), Worker(cpus, 0.0)
+
+
+def _whole(ratio: float) -> int:
+    # 3 x 0.1 is a little more than 0.3: a trial must not be lost to the last bit.
+    return math.floor(ratio + 1e-9)

@@ -1,0 +1,228 @@
+"""The commands, one habit: `python -m raydml.<command> WHAT [path=value ...]`.
+
+Bad input ends with exit code 2 and one line; a search without a complete trial or a training that cannot end with 1.
+Checks that need no torch and no Ray come first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from raydml import yamlfile
+from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
+from raydml.config import ConfigError, EvaluateOptions, TrainOptions
+from raydml.config.grammar import set_at, validate
+from raydml.overrides import parse_assignment
+from raydml.session import joins_cluster
+from raydml.space import Study, read_with_notes
+
+if TYPE_CHECKING:
+    from raydml import tune
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO if arguments.verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+    )
+    logging.getLogger("raydml").setLevel(logging.INFO)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except ConfigError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m raydml", description="Deep metric learning on Ray.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, what, text in (
+        ("tune", _tune, "STUDY.yaml", "search the space of a study; the same command goes on after an interruption"),
+        ("train", _train, "STUDY.yaml", "train the base experiment of a study, data-parallel"),
+        ("evaluate", _evaluate, "RUN", "embed and evaluate a checkpoint, a run, a study's best, or a Parquet file"),
+    ):
+        command = commands.add_parser(name, prog=f"python -m raydml.{name}", description=text, help=text)
+        command.set_defaults(run=run)
+        command.add_argument("what", metavar=what, help=text)
+        command.add_argument("overrides", nargs="*", metavar="path=value", help="e.g. loss.margin=0.3")
+        command.add_argument("-v", "--verbose", action="store_true", help="show what the workers print")
+        if name != "evaluate":
+            command.add_argument("--check", action="store_true", help="print the resolved study and stop")
+    return parser
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    console = _console()
+    study = _read(arguments.what, arguments.overrides, console)
+    _require_machine(study)
+    if arguments.check:
+        return _check(study, study.search.num_trials, console)
+    from raydml import tune
+    from raydml.display import leaderboard
+
+    console.print(f"{study.name}: {tune.stamp(study)}", highlight=False)
+    result = tune.search(study, console=console, verbose=arguments.verbose)
+    console.print(leaderboard(study, result.trials))
+    return _conclude(study, result, console)
+
+
+def _conclude(study: Study, result: tune.SearchResult, console: Console) -> int:
+    metric = study.search.metric
+    raw = result.baseline[metric.removeprefix("val/")]
+    if result.best is None:
+        console.print(f"no trial completed; raw pixels: {metric} {raw:.4f}", highlight=False)
+        return FAILED
+    value = result.best.value or 0.0
+    ratio = f", {value / raw:.1f} x raw pixels ({raw:.4f})" if raw > 0 else ""
+    lines = (
+        f"best: trial {result.best.number}, {metric} {value:.4f}{ratio}",
+        "a search reports its luckiest trial: expect less from a fresh seed",
+        f"study: {result.directory}",
+        f"  next: python -m raydml.evaluate {result.directory / 'best.yaml'}",
+        f"        tensorboard --logdir {result.directory}",
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    console = _console()
+    own, rest = _own_options(arguments.overrides, TrainOptions)
+    options = validate(TrainOptions, own, source="command line")
+    study = _read(arguments.what, rest, console)
+    _require_machine(study)
+    if arguments.check:
+        return _check(study, 1, console)
+    from raydml import train
+
+    def show(row: dict[str, float]) -> None:
+        validation = {name: value for name, value in row.items() if name.startswith("val/")}
+        numbers = " ".join(f"{name}={value:.4f}" for name, value in {"loss": row["train/loss"], **validation}.items())
+        epoch = f"epoch {int(row['epoch'])}/{study.base.training.num_epochs}"
+        console.print(f"{epoch} {numbers}", highlight=False, soft_wrap=True)
+
+    try:
+        result = train.fit(
+            study.base,
+            study.resources,
+            storage=study.storage,
+            name=study.name,
+            split=options.split,
+            fold=options.fold,
+            report=show,
+            verbose=arguments.verbose,
+        )
+    except train.TrainingFailedError as error:
+        print(f"error: the training failed: {error}", file=sys.stderr)
+        return FAILED
+    if result.baseline is not None:
+        raw = " ".join(f"{name}={value:.4f}" for name, value in result.baseline.items() if not name.startswith("num_"))
+        console.print(f"raw pixels: {raw}", highlight=False, soft_wrap=True)
+    console.print(f"run: {result.directory}", highlight=False, soft_wrap=True)
+    console.print(f"  next: python -m raydml.evaluate {result.directory}", highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    console = _console()
+    own, rest = _own_options(arguments.overrides, EvaluateOptions)
+    if rest:
+        raise ConfigError(f"command line: {rest[0]}: known: {', '.join(EvaluateOptions.model_fields)}")
+    options = validate(EvaluateOptions, own, source="command line")
+    if not Path(arguments.what).expanduser().exists():
+        raise ConfigError(f"{arguments.what}: no such run")
+    from raydml.evaluate import run_evaluation
+
+    try:
+        evaluation = run_evaluation(arguments.what, verbose=arguments.verbose, **dict(options))
+    except ValueError as error:  # embeddings that nothing can be computed from
+        raise ConfigError(f"{arguments.what}: {error}") from None
+    table = Table(title=f"{evaluation.split}: retrieval of unseen classes" if evaluation.split != "train" else "train")
+    table.add_column("metric")
+    table.add_column("embeddings", justify="right")
+    if evaluation.baseline is not None:
+        table.add_column("raw pixels", justify="right")
+    for name, value in evaluation.metrics.items():
+        places = 0 if name.startswith("num_") else 4
+        raw = [] if evaluation.baseline is None else [f"{evaluation.baseline[name]:.{places}f}"]
+        table.add_row(name, f"{value:.{places}f}", *raw)
+    console.print(table)
+    if evaluation.synthetic:
+        console.print("synthetic images", highlight=False)
+    console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _console() -> Console:
+    """Wide where nobody looks: a log file has room for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _read(path: str, overrides: Sequence[str], console: Console) -> Study:
+    study, notes = read_with_notes(Path(path), overrides)
+    for note in notes:
+        console.print(f"adapted: {note}", highlight=False, soft_wrap=True)
+    return study
+
+
+def _own_options(overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict[str, object], list[str]]:
+    """Options of the command itself, as plain data, and the overrides that are not among them."""
+    own: dict[str, object] = {}
+    rest: list[str] = []
+    for text in overrides:
+        path, value = parse_assignment(text)
+        if path.partition(".")[0] in model.model_fields:
+            own = set_at(own, path, value)
+        else:
+            rest.append(text)
+    return own, rest
+
+
+def _require_machine(study: Study) -> None:
+    """Refuses what this machine can never hold, before Ray starts; a cluster is asked once it is joined."""
+    if not joins_cluster():
+        fitting_trials(study.resources, this_machine())
+
+
+def _check(study: Study, num_trainings: int, console: Console) -> int:
+    capacity = this_machine()
+    worker = worker_of(study.resources, capacity)
+    workers = study.resources.workers_per_trial
+    folds = study.protocol.folds_run if num_trainings > 1 else 1
+    console.print(yamlfile.dumps(study), highlight=False, soft_wrap=True, end="")
+    console.print(
+        f"\ntrainings: {num_trainings * folds} ({num_trainings} x {folds} folds), at most "
+        f"{num_trainings * folds * study.base.training.num_epochs} epochs\n"
+        f"a trial needs: {workers} workers x {worker.cpus:g} CPUs and {worker.gpus:g} GPUs",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not joins_cluster():
+        chosen = study.search.max_concurrent
+        limit = None if chosen == "auto" else chosen
+        at_a_time = concurrency(study.resources, capacity, limit=limit, num_trials=num_trainings)
+        console.print(
+            f"this machine: {capacity.cpus:g} CPUs, {capacity.gpus:g} GPUs: {at_a_time} at a time", highlight=False
+        )
+    return DONE

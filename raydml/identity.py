@@ -1,0 +1,68 @@
+"""What makes a study the same study: base, space, protocol and data; not budgets, machines or places."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from raydml import atomic
+from raydml.config import ConfigError, dump
+from raydml.space import Study
+
+
+def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
+    """The parts of a study that its results depend on. Plain data."""
+    base = dump(study.base)
+    data = base["data"]
+    assert isinstance(data, dict)
+    base["data"] = {key: value for key, value in data.items() if key != "cache"}
+    return {
+        "base": base,
+        "space": {path: dump(limits) for path, limits in study.space.items()},
+        "protocol": dump(study.protocol),
+        "metric": study.search.metric,
+        "data_fingerprint": fingerprint,
+    }
+
+
+def hash_of(identity: Mapping[str, object]) -> str:
+    """Twelve hexadecimal digits."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_same(directory: Path, identity: Mapping[str, object]) -> None:
+    """Raises ConfigError where the folder holds a different study, naming the first paths that differ."""
+    path = directory / "identity.json"
+    if not path.exists():
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if hash_of(stored) == hash_of(identity):
+        return
+    differences = [
+        f"{where} is {then} there and {now} here" for where, then, now in _differences(stored, dict(identity))
+    ]
+    more = f" (and {len(differences) - 2} more)" if len(differences) > 2 else ""
+    raise ConfigError(
+        f"{directory} holds a different study: {'; '.join(differences[:2])}{more}; give this one another name=... or "
+        "storage=..."
+    )
+
+
+def write(directory: Path, identity: Mapping[str, object], **provenance: object) -> None:
+    """identity.json: the hash, what it is the hash of, and where the numbers come from."""
+    atomic.write_json(
+        directory / "identity.json", {"hash": hash_of(identity), "identity": dict(identity), **provenance}
+    )
+
+
+def _differences(a: object, b: object, where: str = "") -> Iterator[tuple[str, object, object]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from _differences(a.get(key), b.get(key), f"{where}.{key}" if where else str(key))
+    elif a != b:
+        yield where, a, b

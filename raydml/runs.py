@@ -1,0 +1,106 @@
+"""What RUN on a command line means: embeddings, a checkpoint, a run, or a study with a best trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from raydml import atomic, checkpoint, yamlfile
+from raydml.config import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One trained model on disk."""
+
+    checkpoint: Path
+    """Checkpoint folder."""
+    fold: int | None
+    """The fold left out of its training; None where all training classes trained."""
+
+    @property
+    def directory(self) -> Path:
+        """The folder the checkpoint lies in: evaluations go beside it."""
+        return self.checkpoint.parent
+
+    @property
+    def study(self) -> Path | None:
+        """The folder of the study it belongs to, where it lies in one."""
+        for parent in self.checkpoint.parents:
+            if parent.name in ("trials", "train"):
+                return parent.parent
+        return None
+
+    @property
+    def default_split(self) -> Literal["val", "test"]:
+        """`val` for a trial of a search, which must not see test classes; else `test`."""
+        return "val" if any(parent.name == "trials" for parent in self.checkpoint.parents) else "test"
+
+
+def resolve(run: str | Path, *, fold: int | None = None) -> TrainedModel:
+    """The one model that a checkpoint folder, run folder, study folder or best.yaml stands for.
+
+    `fold` chooses where a run has several. Raises ConfigError naming what there is to choose from.
+    """
+    path = Path(run).expanduser().resolve()
+    if not path.exists():
+        raise ConfigError(f"{run}: no such run")
+    folder = _checkpoint_folder(path, fold)
+    return TrainedModel(folder, checkpoint.read_meta(folder)["fold"])
+
+
+def load_model(run: str | Path, *, fold: int | None = None) -> nn.Module:
+    """The trained model of a run in evaluation mode on the CPU."""
+    objective, _, _ = checkpoint.load_objective(resolve(run, fold=fold).checkpoint)
+    model: nn.Module = objective.model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.to(torch.float32)
+
+
+def _checkpoint_folder(path: Path, fold: int | None) -> Path:
+    if path.is_file():
+        return _of_best(path)
+    if (path / "model.safetensors").exists():
+        return path
+    if checkpoint.exists(path / "checkpoint"):
+        return path / "checkpoint"
+    folds = sorted(path.glob("fold*/checkpoint"))
+    if folds:
+        return _of_fold(path, folds, fold)
+    if (path / "best.yaml").exists():
+        return _of_best(path / "best.yaml")
+    return _of_only_training(path)
+
+
+def _of_fold(path: Path, folds: list[Path], fold: int | None) -> Path:
+    names = [folder.parent.name.removeprefix("fold") for folder in folds]
+    if fold is None or str(fold) not in names:
+        raise ConfigError(f"{path}: this run has one model for each of the folds {', '.join(names)}: give fold=...")
+    return atomic.settled(path / f"fold{fold}" / "checkpoint")
+
+
+def _of_best(path: Path) -> Path:
+    relative = yamlfile.load(path).get("checkpoint")
+    if not isinstance(relative, str):
+        raise ConfigError(f"{path}: names no checkpoint; only the best.yaml of a search does")
+    folder = path.parent / relative
+    if not checkpoint.exists(folder):
+        raise ConfigError(f"{path}: its checkpoint {relative} is not there")
+    return folder
+
+
+def _of_only_training(path: Path) -> Path:
+    runs = sorted(path.glob("train/*/checkpoint"))
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        choices = ", ".join(str(run.parent.relative_to(path)) for run in runs)
+        raise ConfigError(f"{path}: holds several trainings: name one of {choices}")
+    raise ConfigError(
+        f"{path}: neither embeddings (.parquet), nor a checkpoint, nor a run, nor a study with a finished trial"
+    )

@@ -1,0 +1,77 @@
+"""One connection to Ray, for every command: settings that must precede its import, and what the cluster has."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from raydml.capacity import Capacity, this_machine
+
+# Read by Ray when it is imported or a worker starts.
+_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the old output is the silent one; ours replaces it
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl and event files are ours
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason instead of a metric
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # A report takes at least this long: the default of 2 s would cost more than a small epoch.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def import_ray() -> Any:  # noqa: ANN401
+    """The ray module, imported under raydml's settings; those of the user's environment come first."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    return ray
+
+
+@contextmanager
+def connected(*, verbose: bool = False) -> Iterator[Capacity]:
+    """A running Ray: the cluster of RAY_ADDRESS (a submitted job has it), else one on this machine that ends with us.
+
+    A connection that exists already, as in a notebook or a test, is used and left open.
+    """
+    ray = import_ray()
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, verbose=verbose)
+    try:
+        resources = ray.cluster_resources()
+        yield Capacity(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def joins_cluster() -> bool:
+    """Whether `connected` will join a cluster, whose machines this one cannot know before."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401
+    settings = {name: os.environ[name] for name in _SETTINGS}
+    options: dict[str, Any] = {
+        "runtime_env": {"env_vars": settings},
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+    }
+    if not joins_cluster():
+        # Our own: not what a forgotten `ray start` left behind. No dashboard, nothing here asks it anything.
+        if not verbose:
+            # Ray Data's actor pools make Ray's core print an error about their arguments, whoever uses them.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        options |= {"address": "local", "include_dashboard": False, "num_cpus": int(this_machine().cpus)}
+    ray.init(**options)
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,0 +1,63 @@
+"""Curves, hyper-parameters and final metrics as TensorBoard event files, with raydml's own dotted names.
+
+Written with TensorBoard's own writer: torch's SummaryWriter would rename `val/map@r`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams import summary_v2 as hparams
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from raydml.config import Scalar
+
+_NO_CURVE = ("epoch", "step")
+
+
+class Curves:
+    """The event file of one run, begun anew: a run that goes on adds its whole history again, without a seam."""
+
+    def __init__(self, directory: Path, *, point: Mapping[str, Scalar]) -> None:
+        """`point` is what was searched, by dotted path: the run's row of the HParams tab."""
+        for old in directory.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = EventFileWriter(str(directory))
+        if point:
+            # The group is the run itself; without a name TensorBoard would merge runs with equal values.
+            self._add(hparams.hparams_pb(dict(point), trial_id=directory.name, start_time_secs=time.time()), step=0)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """One epoch's metrics, at its step."""
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name not in _NO_CURVE]
+        self._add(Summary(value=values), step=int(row["epoch"]))
+        self._writer.flush()
+
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the file; the HParams tab then shows the run as ended or failed."""
+        status = api_pb2.Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
+        end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+        plugin = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
+        value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=plugin, tensor=metadata.NULL_TENSOR)
+        self._add(Summary(value=[value]), step=0)
+        self._writer.close()
+
+    def _add(self, summary: Summary, *, step: int) -> None:
+        self._writer.add_event(Event(summary=summary, wall_time=time.time(), step=step))
+
+
+def write_experiment(directory: Path, *, paths: Sequence[str], metrics: Sequence[str]) -> None:
+    """What was searched and which metrics belong to it, for the HParams tab of a whole study."""
+    for old in directory.glob("events.out.tfevents.*"):
+        old.unlink()
+    writer = EventFileWriter(str(directory))
+    config = hparams.hparams_config_pb(
+        hparams=[hparams.HParam(path) for path in paths], metrics=[hparams.Metric(name) for name in metrics]
+    )
+    writer.add_event(Event(summary=config, wall_time=time.time(), step=0))
+    writer.close()

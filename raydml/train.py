@@ -1,0 +1,126 @@
+"""Data-parallel training of one experiment through Ray Train: `python -m raydml.train STUDY.yaml`."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    # Before the imports: bad input and --check need neither torch nor Ray. And not behind them: what is defined in
+    # __main__ would travel to workers by value, as other classes than those of the importable module.
+    import sys
+
+    from raydml.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from raydml.baseline import raw_pixel_metrics
+from raydml.capacity import Worker, fitting_trials, worker_of
+from raydml.config import ConfigError, ExperimentConfig, Resources, dump
+from raydml.data.catalog import fold_subsets, open_images
+from raydml.session import connected
+from raydml.training import RunSpec, TrainingFailedError, final_metrics, read_history
+
+# How often a lost worker is replaced; the training goes on from its last epoch.
+_MAX_FAILURES = 3
+
+
+__all__ = ["Result", "TrainingFailedError", "fit", "run_spec"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training leaves."""
+
+    directory: Path
+    """Run folder: config.yaml, metrics.jsonl, event file, checkpoint folder."""
+    metrics: dict[str, float]
+    """Validation metrics of the last epoch; none for `trainval`."""
+    history: list[dict[str, float]]
+    """Metrics of every epoch."""
+    baseline: dict[str, float] | None
+    """Metrics of raw pixels on the same validation images; none for `trainval`."""
+
+
+def run_spec(
+    config: ExperimentConfig,
+    *,
+    storage: str,
+    name: str,
+    split: Literal["train", "trainval"] = "train",
+    fold: int | None = None,
+) -> RunSpec:
+    """The training and its folder `<storage>/<name>/train/<hash>`: the same experiment has the same folder.
+
+    Raises ConfigError where split and fold contradict each other or there is no such fold.
+    """
+    if split == "trainval" and fold is not None:
+        raise ConfigError(f"fold: split=trainval trains on all folds, but got fold={fold}")
+    if fold is not None and fold >= config.data.num_folds:
+        raise ConfigError(f"fold: must be below data.num_folds={config.data.num_folds}, but got {fold}")
+    folds = () if split == "trainval" else (fold or 0,)
+    raw = dump(config.model_copy(update={"data": config.data.model_copy(update={"cache": None})}))
+    identity = json.dumps({"config": raw, "split": split, "folds": folds}, sort_keys=True)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    return RunSpec(config, Path(storage).expanduser().resolve() / name / "train" / digest, split, folds)
+
+
+def fit(
+    config: ExperimentConfig,
+    resources: Resources,
+    *,
+    storage: str,
+    name: str,
+    split: Literal["train", "trainval"] = "train",
+    fold: int | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+    verbose: bool = False,
+) -> Result:
+    """Trains one experiment with Ray Train; goes on where an earlier run of the same experiment stopped.
+
+    `report` gets every epoch's metrics, those of an earlier run included. Raises ConfigError for bad input and
+    TrainingFailedError naming the reason where it cannot end.
+    """
+    if config.data.batch_size % resources.workers_per_trial:
+        raise ConfigError(
+            "data.batch_size must be divisible by resources.workers_per_trial, "
+            f"but got {config.data.batch_size} and {resources.workers_per_trial}"
+        )
+    spec = run_spec(config, storage=storage, name=name, split=split, fold=fold)
+    rows = read_history(spec.directory)
+    if len(rows) < config.training.num_epochs:
+        with connected(verbose=verbose) as capacity:
+            fitting_trials(resources, capacity)
+            _train(spec, resources, worker_of(resources, capacity), report)
+    elif report is not None:
+        for row in rows:
+            report(row)
+    history = read_history(spec.directory)
+    return Result(spec.directory, dict(final_metrics(history)), history, _baseline(spec))
+
+
+def _baseline(spec: RunSpec) -> dict[str, float] | None:
+    if spec.split == "trainval":
+        return None
+    images = open_images(spec.config.data)
+    held_out = fold_subsets(images, spec.config.data, spec.folds[0])[1]
+    return raw_pixel_metrics(images, held_out, recall_at=spec.config.evaluation.recall_at)
+
+
+def _train(
+    spec: RunSpec, resources: Resources, worker: Worker, report: Callable[[dict[str, float]], None] | None
+) -> None:
+    from raydml.workers import Task, WorkerGroup
+
+    task = Task(spec, {}, worker)
+    group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=_MAX_FAILURES)
+    try:
+        for row in group.reports():
+            if report is not None:
+                report(row)
+    finally:
+        group.close()

@@ -1,0 +1,115 @@
+"""One Tune trial: inline in its reused actor, or driving a group of Ray Train workers. Same training code, same files.
+
+A trial reports every epoch of its run from the first, those of an earlier process included: who listens decides what
+is new. It needs no Tune checkpoint, because its run's folder holds everything. An error of the training is a result,
+`failure` and its reason; only the death of the process is left to Tune, which starts the trial again.
+
+Ray's documented pattern, a Tune function around `TorchTrainer.fit()`, deadlocks on a busy driver, leaks placement
+groups and loses history (specs/ray.md, section 2); a class that pulls reports one by one has none of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from raydml.config import Resources
+from raydml.session import import_ray
+from raydml.workers import Task, TrackedRun, WorkerGroup
+
+import_ray()
+
+from ray import tune  # noqa: E402
+
+FAILURE = "failure"
+
+# A sliver of the resource that every cluster's head node has: the driver of a worker group must hold no CPU, or it
+# would hold the one its own workers wait for.
+_HEAD = {"node:__internal_head__": 0.001}
+
+
+class InlineTrial(tune.Trainable):
+    """A trial of one worker, in the actor itself. The actor is reused: imports, caches and device context stay."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Takes the task; work begins with the first step, where an error can be reported."""
+        self._task: Task = config["task"]
+        self._run: TrackedRun | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Goes over to another trial."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One epoch."""
+        try:
+            if self._run is None:
+                device = torch.device("cuda" if self._task.worker.gpus > 0 else "cpu")
+                self._run = TrackedRun(self._task, device=device)
+            row = self._run.advance()
+        except Exception as error:
+            if self._run is not None:
+                self._run.close(failed=True)
+            self._run = None
+            return _failed(error)
+        assert row is not None, "a trial is not stepped behind its last epoch"
+        return _result(row, self._task)
+
+    def cleanup(self) -> None:
+        """Closes the run, ended or pruned."""
+        if self._run is not None:
+            self._run.close()
+        self._run = None
+
+
+class GroupTrial(tune.Trainable):
+    """A trial of several workers: drives their group and holds no CPU itself."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Takes the task; workers start with the first step."""
+        self._task: Task = config["task"]
+        self._num_workers: int = config["num_workers"]
+        self._max_failures: int = config["max_failures"]
+        self._group: WorkerGroup | None = None
+        self._reports: Iterator[dict[str, float]] = iter(())
+
+    def step(self) -> dict[str, Any]:
+        """One epoch."""
+        try:
+            if self._group is None:
+                self._group = WorkerGroup(self._task, num_workers=self._num_workers, max_failures=self._max_failures)
+                self._reports = self._group.reports()
+            row = next(self._reports, None)
+        except Exception as error:
+            return _failed(error)
+        if row is None:
+            return _failed(RuntimeError("the workers ended before the last epoch"))
+        return _result(row, self._task)
+
+    def cleanup(self) -> None:
+        """Stops the workers, so that the next trial finds their resources free."""
+        if self._group is not None:
+            self._group.close()
+        self._group = None
+
+
+def trainable_of(resources: Resources, worker_cpus: float, worker_gpus: float) -> Any:  # noqa: ANN401
+    """The kind of trial that the resources ask for, with what Tune must reserve for it."""
+    if resources.workers_per_trial == 1:
+        return tune.with_resources(InlineTrial, {"CPU": worker_cpus, "GPU": worker_gpus})
+    return tune.with_resources(GroupTrial, dict(_HEAD))
+
+
+def _result(row: dict[str, float], task: Task) -> dict[str, Any]:
+    epoch = int(row["epoch"])
+    return {**row, "training_iteration": epoch, "done": epoch >= task.spec.config.training.num_epochs}
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    text = " ".join(str(error).split())
+    known = type(error).__name__ in ("NonFiniteLossError", "TrainingFailedError", "ConfigError")
+    return {FAILURE: text if known else f"{type(error).__name__}: {text}", "done": True}

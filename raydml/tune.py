@@ -1,0 +1,255 @@
+"""A search with Ray Tune and Optuna: `python -m raydml.tune STUDY.yaml`. The same command goes on after any kill."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    # Before the imports: bad input and --check need neither torch nor Ray. And not behind them: what is defined in
+    # __main__ would travel to workers by value, as other classes than those of the importable module.
+    import sys
+
+    from raydml.cli import main
+
+    sys.exit(main(["tune", *sys.argv[1:]]))
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from raydml import atomic, identity, tensorboard, yamlfile
+from raydml.baseline import raw_pixel_metrics
+from raydml.capacity import Capacity, Worker, concurrency, worker_of
+from raydml.checkpoint import versions
+from raydml.config import ConfigError, ExperimentConfig, Scalar
+from raydml.data.catalog import fingerprint, fold_subsets, open_images
+from raydml.display import SearchDisplay
+from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study, point_of
+from raydml.session import connected, import_ray
+from raydml.space import Study, metric_names
+from raydml.training import RunSpec
+from raydml.trial import trainable_of
+from raydml.workers import Task
+
+import_ray()
+
+from ray import tune
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search leaves."""
+
+    directory: Path
+    """Folder of the study."""
+    trials: Sequence[FrozenTrial]
+    """Optuna's record of every trial."""
+    best: FrozenTrial | None
+    """The complete trial with the best value; none where no trial completed."""
+    baseline: Mapping[str, float]
+    """Metrics of raw pixels on the same validation classes, without a split in their names."""
+
+
+def study_directory(study: Study) -> Path:
+    """`<storage>/<name>`, absolute."""
+    return Path(study.storage).expanduser().resolve() / study.name
+
+
+def search(study: Study, *, console: Console | None = None, verbose: bool = False) -> SearchResult:
+    """Runs a search, or goes on with it, until it has as many trials as asked for.
+
+    Raises ConfigError for bad input: an empty space, a folder that holds a different study, data that cannot be read,
+    machines that can never hold a trial.
+    """
+    console = console or Console(stderr=False)
+    if not study.space:
+        raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
+    directory = study_directory(study)
+    marks = identity.identity_of(study, fingerprint(study.base.data))
+    identity.require_same(directory, marks)
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            return _search(study, directory, marks, console, verbose=verbose)
+    except Timeout:
+        raise ConfigError(f"{directory}: another process is running this study") from None
+
+
+def _search(
+    study: Study, directory: Path, marks: Mapping[str, object], console: Console, *, verbose: bool
+) -> SearchResult:
+    atomic.write_text(directory / "study.yaml", yamlfile.dumps(study))
+    identity.write(directory, marks, versions=versions(), commit=_commit())
+    memory = open_study(directory / "optuna.journal", name=study.name)
+    enqueue_start_points(memory, study)
+    baseline = _baseline(study, directory)
+    metrics = [f"val/{name}" for name in metric_names(study.base)]
+    tensorboard.write_experiment(directory, paths=list(study.space), metrics=metrics)
+    note = f"{study.base.data.kind}: raw pixels {_metric_of(study, baseline):.4f} {study.search.metric}; {stamp(study)}"
+    display = SearchDisplay(study, console, earlier=memory.get_trials(), note=note)
+    if _remaining(study, memory):
+        with connected(verbose=verbose) as capacity:
+            _run(study, directory, memory, capacity, display)
+    trials = memory.get_trials()
+    best = _best(trials)
+    if best is not None:
+        _write_best(study, directory, best)
+    return SearchResult(directory, trials, best, baseline)
+
+
+def _run(study: Study, directory: Path, memory: optuna.Study, capacity: Capacity, display: SearchDisplay) -> None:
+    worker = worker_of(study.resources, capacity)
+    limit = None if study.search.max_concurrent == "auto" else study.search.max_concurrent
+    scheduler = make_scheduler(study)
+    searcher = StudySearcher(
+        study,
+        memory,
+        scheduler=scheduler,
+        make_config=lambda number, experiment, point: _trial_config(
+            study, directory, worker, number, experiment, point
+        ),
+        listener=_Keeper(study, directory, memory, display),
+    )
+    at_a_time = concurrency(study.resources, capacity, limit=limit, num_trials=searcher.num_to_run)
+    scratch = directory / ".tune"
+    shutil.rmtree(scratch, ignore_errors=True)
+    tuner = tune.Tuner(
+        trainable_of(study.resources, worker.cpus, worker.gpus),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=searcher.num_to_run,
+            max_concurrent_trials=at_a_time,
+            # A group's trial holds the handle of its workers: only an inline one can start over.
+            reuse_actors=study.resources.workers_per_trial == 1,
+        ),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=study.search.max_retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+    with display:
+        tuner.fit()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trial_config(
+    study: Study,
+    directory: Path,
+    worker: Worker,
+    number: int,
+    experiment: ExperimentConfig,
+    point: dict[str, Scalar],
+) -> dict[str, Any]:
+    folds = tuple(range(study.protocol.folds_run))
+    spec = RunSpec(experiment, trial_directory(directory, number), "train", folds)
+    return {
+        "task": Task(spec, point, worker),
+        "num_workers": study.resources.workers_per_trial,
+        "max_failures": study.search.max_retries,
+    }
+
+
+def trial_directory(directory: Path, number: int) -> Path:
+    """Folder of a trial: Optuna's number with four digits."""
+    return directory / "trials" / f"{number:04d}"
+
+
+class _Keeper:
+    """Between searcher and display: after every trial only the best ones keep their checkpoints."""
+
+    def __init__(self, study: Study, directory: Path, memory: optuna.Study, display: SearchDisplay) -> None:
+        self._study, self._directory, self._memory, self._display = study, directory, memory, display
+        self.started, self.epoch = display.started, display.epoch
+
+    def ended(self, trial: FrozenTrial) -> None:
+        """Removes the checkpoints that no longer count."""
+        self._display.ended(trial)
+        finished = [t for t in self._memory.get_trials(deepcopy=False) if t.state.is_finished()]
+        complete = [t for t in finished if t.state == TrialState.COMPLETE]
+        ranked = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
+        kept = {t.number for t in ranked[: self._study.search.keep_checkpoints]}
+        for other in finished:
+            if other.number not in kept:
+                folder = trial_directory(self._directory, other.number)
+                for path in (*folder.glob("checkpoint"), *folder.glob("fold*/checkpoint")):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _remaining(study: Study, memory: optuna.Study) -> bool:
+    trials = memory.get_trials(deepcopy=False)
+    ended = sum(t.state.is_finished() for t in trials)
+    return ended < study.search.num_trials or any(t.state == TrialState.RUNNING for t in trials)
+
+
+def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
+    return min(complete, key=lambda t: (-(t.value or 0.0), t.number), default=None)
+
+
+def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
+    """best.yaml: the best trial's experiment as a study with an empty space, with its checkpoint."""
+    spec = RunSpec(
+        study.experiment(point_of(best, study.distributions())),
+        trial_directory(directory, best.number),
+        "train",
+        tuple(range(study.protocol.folds_run)),
+    )
+    winner = study.model_copy(
+        update={
+            "base": spec.config,
+            "space": {},
+            "search": study.search.model_copy(update={"start": ()}),
+            "checkpoint": spec.checkpoints()[0].relative_to(directory).as_posix(),
+        }
+    )
+    atomic.write_text(directory / "best.yaml", yamlfile.dumps(winner))
+
+
+def _baseline(study: Study, directory: Path) -> dict[str, float]:
+    """Mean metrics of raw pixels over the folds that are run; kept in the study's folder."""
+    images = open_images(study.base.data)
+    recall_at = study.base.evaluation.recall_at
+    rows = [
+        raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], recall_at=recall_at)
+        for fold in range(study.protocol.folds_run)
+    ]
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    atomic.write_json(directory / "baseline.json", means)
+    return means
+
+
+def _metric_of(study: Study, metrics: Mapping[str, float]) -> float:
+    return metrics[study.search.metric.removeprefix("val/")]
+
+
+def stamp(study: Study) -> str:
+    """What a reader must know before quoting a number of this study."""
+    synthetic = "synthetic images; " if study.base.data.kind == "glyphs" else ""
+    folds = study.protocol.folds_run
+    return f"{synthetic}exploratory: {folds} of {study.base.data.num_folds} folds, one seed, nothing confirmed"
+
+
+def _commit() -> str | None:
+    """The commit of raydml's own checkout; None where it was installed from a package."""
+    try:
+        found = subprocess.run(  # noqa: S603
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,194 @@
+"""Data-parallel workers of one training through Ray Train: what each runs, the stream of reports, a clean end.
+
+Ray Train's own reports are throttled, kept only with checkpoints and delivered to its controller; here they go on
+through an unbounded queue, so that nothing ever waits for a reader. Checkpoints are raydml's own, in the run's folder:
+a restarted group of workers goes on from there. Ray internals touched: the controller's handle and its `abort`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydml.capacity import Worker
+from raydml.config import Scalar
+from raydml.distributed import rank
+from raydml.epoch import NonFiniteLossError
+from raydml.session import import_ray
+from raydml.tensorboard import Curves
+from raydml.training import Run, RunSpec, TrainingFailedError
+
+ray = import_ray()
+
+from ray.exceptions import RayActorError  # noqa: E402
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback  # noqa: E402
+from ray.train import report as report_to_controller  # noqa: E402
+from ray.train.torch import TorchTrainer, get_device  # noqa: E402
+from ray.util.queue import Empty, Queue  # noqa: E402
+
+_FAILURE = "failure"
+_ABORT_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every worker of a training gets. Plain data."""
+
+    spec: RunSpec
+    point: dict[str, Scalar]
+    """Searched values by dotted path, for TensorBoard; none for a single training."""
+    worker: Worker
+
+
+class TrackedRun:
+    """A run with its curves: what an inline trial and the first worker of a group have in common."""
+
+    def __init__(self, task: Task, *, device: torch.device) -> None:
+        torch.set_num_threads(max(1, int(task.worker.cpus)))
+        self.run = Run(task.spec, device=device)
+        self._task = task
+        self._curves: Curves | None = None
+
+    def advance(self) -> dict[str, float] | None:
+        """As `Run.advance`; the epoch is on disk and in TensorBoard when it returns."""
+        row = self.run.advance()
+        if row is not None and rank() == 0:
+            if self._curves is None:
+                self._curves = Curves(self._task.spec.directory, point=self._task.point)
+            self._curves.add(row)
+        return row
+
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the curves and lets another process write to the run's folder."""
+        if self._curves is not None:
+            self._curves.close(failed=failed)
+        self.run.close()
+
+
+def _train_worker(config: dict[str, Task]) -> None:
+    """The loop of one worker. A loss that is not finite is reported, not raised: a retry would only repeat it."""
+    # The first report carries the controller's handle out, before anything slow happens.
+    report_to_controller({})
+    tracked = TrackedRun(config["task"], device=get_device())
+    failed = False
+    try:
+        while (row := tracked.advance()) is not None:
+            report_to_controller(row)
+    except NonFiniteLossError as error:
+        failed = True
+        report_to_controller({_FAILURE: str(error)})
+    finally:
+        tracked.close(failed=failed)
+
+
+class _Forward(UserCallback):
+    """Runs in the controller: hands on every report of rank 0, and once the controller's own handle."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._introduced = False
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: object) -> None:  # noqa: ANN401
+        del run_context, checkpoint
+        handle = None if self._introduced else ray.get_runtime_context().current_actor
+        self._introduced = True
+        self._queue.put((dict(metrics[0]), handle))
+
+
+class WorkerGroup:
+    """A training in the background, read report by report and stopped at any time."""
+
+    def __init__(self, task: Task, *, num_workers: int, max_failures: int) -> None:
+        """Starts the workers. `max_failures`: how often a lost worker is replaced; training goes on from disk."""
+        self._scratch = task.spec.directory / ".ray_train"
+        self._queue = Queue(actor_options={"num_cpus": 0})
+        self._controller: Any = None
+        self._error: BaseException | None = None
+        trainer = _make_trainer(task, self._queue, self._scratch, num_workers=num_workers, max_failures=max_failures)
+        self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        self._thread.start()
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            self._error = error
+
+    def reports(self) -> Iterator[dict[str, float]]:
+        """Every epoch's metrics once, in order, as they come.
+
+        Raises TrainingFailedError where the loss is not finite or workers are lost for good.
+        """
+        last_epoch = 0
+        while (row := self._next()) is not None:
+            if _FAILURE in row:
+                raise TrainingFailedError(row[_FAILURE])
+            # Workers that were restarted report their history again.
+            if row and row["epoch"] > last_epoch:
+                last_epoch = int(row["epoch"])
+                yield row
+        if self._error is not None:
+            raise TrainingFailedError(_reason(self._error)) from self._error
+
+    def _next(self) -> dict[str, Any] | None:
+        while True:
+            finished = not self._thread.is_alive()
+            try:
+                row, controller = self._queue.get(timeout=0.2)
+            except Empty:
+                # Only an empty queue seen after the end is the end: the last report may come with it.
+                if finished:
+                    return None
+            else:
+                self._controller = controller or self._controller
+                return dict(row)
+
+    def close(self) -> None:
+        """Stops the workers if they still run, and frees what they occupied."""
+        if self._thread.is_alive() and self._controller is not None:
+            try:
+                ray.get(self._controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
+            except RayActorError:
+                pass  # abort ends with the controller's exit
+            except Exception:  # noqa: S110 - a stop must not fail; the actor's death frees the rest
+                pass
+        self._thread.join(timeout=_ABORT_TIMEOUT_S)
+        self._queue.shutdown(force=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _make_trainer(task: Task, queue: Queue, scratch: Path, *, num_workers: int, max_failures: int) -> TorchTrainer:
+    """A TorchTrainer whose own files go to a scratch folder of the run and are of no further use."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    worker = task.worker
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config={"task": task},
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=worker.gpus > 0,
+            resources_per_worker={"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus > 0 else {})},
+        ),
+        run_config=RunConfig(
+            # The name of an earlier run would resume that run's controller.
+            name=uuid.uuid4().hex[:12],
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=5),
+            callbacks=[_Forward(queue)],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of the innermost error: Ray wraps the worker's own in several pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
