@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -192,6 +193,8 @@ def embed_subset(
     with connected(verbose=verbose) as capacity:
         from ray.data import ActorPoolStrategy
 
+        if not verbose:
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
         num_actors, worker = embedding_actors(resources, capacity)
         num_blocks = max(1, min(num_actors * _BLOCKS_PER_ACTOR, -(-num_images // batch_size)))
         tables = (

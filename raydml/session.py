@@ -68,10 +68,5 @@ def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401
     }
     if not joins_cluster():
         # Our own: not what a forgotten `ray start` left behind. No dashboard, nothing here asks it anything.
-        if not verbose:
-            # Ray Data's actor pools make Ray's core print an error about their arguments, whoever uses them.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options |= {"address": "local", "include_dashboard": False, "num_cpus": int(this_machine().cpus)}
     ray.init(**options)
-    if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)

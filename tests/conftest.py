@@ -1,0 +1,57 @@
+"""What tests share: devices, one small cache of rendered images, and a quiet environment for Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydml.config import ExperimentConfig, parse
+
+# Tests start many processes on few cores: one thread each, and nothing phones home.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+torch.set_num_threads(1)
+
+_DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=_DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device this machine has."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of decoded images for the whole session."""
+    yield tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny(cache: Path) -> ExperimentConfig:
+    """An experiment that trains in a blink: 24 classes of 16 x 16 glyphs."""
+    return tiny_experiment(cache)
+
+
+def tiny_experiment(cache: Path) -> ExperimentConfig:
+    """As the fixture, for fixtures of a wider scope."""
+    return parse(
+        {
+            "data": {
+                "kind": "glyphs",
+                "num_classes": 24,
+                "images_per_class": 8,
+                "image_size": 16,
+                "batch_size": 16,
+                "samples_per_class": 4,
+                "cache": str(cache),
+            },
+            "model": {"backbone": "test_resnet", "embedding_dim": 16},
+            "optimizer": {"kind": "adamw", "lr": 3e-3},
+            "training": {"num_epochs": 3, "steps_per_epoch": 3},
+        }
+    )
