@@ -17,7 +17,9 @@ import torch
 
 from raydml.config import Resources
 from raydml.session import import_ray
-from raydml.workers import Task, TrackedRun, WorkerGroup
+from raydml.tensorboard import Curves
+from raydml.training import Run
+from raydml.workers import Task, WorkerGroup
 
 import_ray()
 
@@ -36,7 +38,8 @@ class InlineTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Takes the task; work begins with the first step, where an error can be reported."""
         self._task: Task = config["task"]
-        self._run: TrackedRun | None = None
+        self._run: Run | None = None
+        self._curves: Curves | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Goes over to another trial."""
@@ -47,23 +50,33 @@ class InlineTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """One epoch."""
         try:
-            if self._run is None:
-                device = torch.device("cuda" if self._task.worker.gpus > 0 else "cpu")
-                self._run = TrackedRun(self._task, device=device)
-            row = self._run.advance()
-        except Exception as error:
-            if self._run is not None:
-                self._run.close(failed=True)
-            self._run = None
+            row = self._advance()
+        except Exception as error:  # whatever it is, it is this trial's, and would be again
+            self._close(failed=True)
             return _failed(error)
-        assert row is not None, "a trial is not stepped behind its last epoch"
         return _result(row, self._task)
 
     def cleanup(self) -> None:
         """Closes the run, ended or pruned."""
+        self._close(failed=False)
+
+    def _advance(self) -> dict[str, float]:
+        if self._run is None:
+            torch.set_num_threads(max(1, int(self._task.worker.cpus)))
+            self._run = Run(self._task.spec, device=torch.device("cuda" if self._task.worker.gpus > 0 else "cpu"))
+        row = self._run.advance()
+        assert row is not None, "a trial is not stepped behind its last epoch"
+        if self._curves is None:
+            self._curves = Curves(self._task.spec.directory, point=self._task.point)
+        self._curves.add(row)
+        return row
+
+    def _close(self, *, failed: bool) -> None:
+        if self._curves is not None:
+            self._curves.close(failed=failed)
         if self._run is not None:
             self._run.close()
-        self._run = None
+        self._run = self._curves = None
 
 
 class GroupTrial(tune.Trainable):

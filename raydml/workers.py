@@ -11,6 +11,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,14 @@ import torch
 
 from raydml.capacity import Worker
 from raydml.config import Scalar
-from raydml.distributed import rank
 from raydml.epoch import NonFiniteLossError
 from raydml.session import import_ray
 from raydml.tensorboard import Curves
-from raydml.training import Run, RunSpec, TrainingFailedError
+from raydml.training import RunSpec, TrainingFailedError, train
 
 ray = import_ray()
 
-from ray.exceptions import RayActorError  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback  # noqa: E402
 from ray.train import report as report_to_controller  # noqa: E402
 from ray.train.torch import TorchTrainer, get_device  # noqa: E402
@@ -47,45 +47,16 @@ class Task:
     worker: Worker
 
 
-class TrackedRun:
-    """A run with its curves: what an inline trial and the first worker of a group have in common."""
-
-    def __init__(self, task: Task, *, device: torch.device) -> None:
-        torch.set_num_threads(max(1, int(task.worker.cpus)))
-        self.run = Run(task.spec, device=device)
-        self._task = task
-        self._curves: Curves | None = None
-
-    def advance(self) -> dict[str, float] | None:
-        """As `Run.advance`; the epoch is on disk and in TensorBoard when it returns."""
-        row = self.run.advance()
-        if row is not None and rank() == 0:
-            if self._curves is None:
-                self._curves = Curves(self._task.spec.directory, point=self._task.point)
-            self._curves.add(row)
-        return row
-
-    def close(self, *, failed: bool = False) -> None:
-        """Ends the curves and lets another process write to the run's folder."""
-        if self._curves is not None:
-            self._curves.close(failed=failed)
-        self.run.close()
-
-
 def _train_worker(config: dict[str, Task]) -> None:
     """The loop of one worker. A loss that is not finite is reported, not raised: a retry would only repeat it."""
     # The first report carries the controller's handle out, before anything slow happens.
     report_to_controller({})
-    tracked = TrackedRun(config["task"], device=get_device())
-    failed = False
+    task = config["task"]
+    torch.set_num_threads(max(1, int(task.worker.cpus)))
     try:
-        while (row := tracked.advance()) is not None:
-            report_to_controller(row)
+        train(task.spec, device=get_device(), report=report_to_controller)
     except NonFiniteLossError as error:
-        failed = True
         report_to_controller({_FAILURE: str(error)})
-    finally:
-        tracked.close(failed=failed)
 
 
 class _Forward(UserCallback):
@@ -111,6 +82,8 @@ class WorkerGroup:
         self._queue = Queue(actor_options={"num_cpus": 0})
         self._controller: Any = None
         self._error: BaseException | None = None
+        self._curves: Curves | None = None
+        self._task = task
         trainer = _make_trainer(task, self._queue, self._scratch, num_workers=num_workers, max_failures=max_failures)
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
@@ -129,13 +102,22 @@ class WorkerGroup:
         last_epoch = 0
         while (row := self._next()) is not None:
             if _FAILURE in row:
+                self._end_curves(failed=True)
                 raise TrainingFailedError(row[_FAILURE])
             # Workers that were restarted report their history again.
             if row and row["epoch"] > last_epoch:
                 last_epoch = int(row["epoch"])
+                self._curves = self._curves or Curves(self._task.spec.directory, point=self._task.point)
+                self._curves.add(row)
                 yield row
         if self._error is not None:
+            self._end_curves(failed=True)
             raise TrainingFailedError(_reason(self._error)) from self._error
+
+    def _end_curves(self, *, failed: bool) -> None:
+        if self._curves is not None:
+            self._curves.close(failed=failed)
+        self._curves = None
 
     def _next(self) -> dict[str, Any] | None:
         while True:
@@ -152,14 +134,13 @@ class WorkerGroup:
 
     def close(self) -> None:
         """Stops the workers if they still run, and frees what they occupied."""
+        # Before the first report there is no handle: the controller then ends with this process, which owns it.
         if self._thread.is_alive() and self._controller is not None:
-            try:
+            # abort ends with the controller's exit, an error here; and whatever else happens, a stop must not fail.
+            with suppress(RayError, TimeoutError):
                 ray.get(self._controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
-            except RayActorError:
-                pass  # abort ends with the controller's exit
-            except Exception:  # noqa: S110 - a stop must not fail; the actor's death frees the rest
-                pass
-        self._thread.join(timeout=_ABORT_TIMEOUT_S)
+            self._thread.join(timeout=_ABORT_TIMEOUT_S)
+        self._end_curves(failed=False)
         self._queue.shutdown(force=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
