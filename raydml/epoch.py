@@ -57,7 +57,7 @@ def new_state(
     parallel: nn.Module = objective
     if world_size() > 1:
         # Buffers need no broadcast: BatchNorm is frozen or synchronised, so they are equal.
-        parallel = DistributedDataParallel(objective, broadcast_buffers=False)
+        parallel = DistributedDataParallel(objective, forward_sync_buffers=False, gradient_as_bucket_view=True)
     return TrainingState(
         config, shape, steps_per_epoch, objective, build_optimizer(objective, config.optimizer), parallel
     )

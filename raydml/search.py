@@ -163,9 +163,11 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The end of a trial: its last epoch, a stop by the scheduler, a failure, or the death of its process."""
         trial, num_epochs = self._running.pop(trial_id)
-        if error or result is None or result.get(FAILURE):
-            reason = "its process died, and again after every retry" if result is None else str(result[FAILURE])
-            trial.set_user_attr(FAILURE, reason)
+        if not error and result is None:
+            return  # Tune gives up before the trial began: it stays RUNNING, for the next driver
+        result = result or {}
+        if error or FAILURE in result:
+            trial.set_user_attr(FAILURE, result.get(FAILURE, "its process died, and again after every retry"))
             self._memory.tell(trial, state=TrialState.FAIL)
         else:
             self._record(trial, result)

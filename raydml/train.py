@@ -23,7 +23,7 @@ from raydml.capacity import Worker, fitting_trials, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
 from raydml.data.catalog import fold_subsets, open_images
 from raydml.session import connected
-from raydml.training import RunSpec, TrainingFailedError, final_metrics, read_history
+from raydml.training import RunSpec, TrainingFailedError, final_metrics, read_history, require_trainable
 
 # How often a lost worker is replaced; the training goes on from its last epoch.
 _MAX_FAILURES = 3
@@ -93,6 +93,7 @@ def fit(
     spec = run_spec(config, storage=storage, name=name, split=split, fold=fold)
     rows = read_history(spec.directory)
     if len(rows) < config.training.num_epochs:
+        require_trainable(config)
         with connected(verbose=verbose) as capacity:
             fitting_trials(resources, capacity)
             _train(spec, resources, worker_of(resources, capacity), report)

@@ -25,7 +25,7 @@ from raydml.data.catalog import Subset, fold_subsets, open_images, trainval_subs
 from raydml.distributed import gather_ragged, rank, world_size
 from raydml.epoch import TrainingState, embed, new_state, train_epoch
 from raydml.metrics import retrieval_metrics
-from raydml.objective import DataShape
+from raydml.objective import DataShape, build_objective
 
 # Images from which the mean and deviation of the pixels are taken: more would not move the third digit.
 _STATISTICS_IMAGES = 2048
@@ -194,6 +194,16 @@ class _Model:
         metrics = retrieval_metrics(embeddings[order], labels[order], recall_at=config.evaluation.recall_at)
         # Counts of queries are the same every epoch: they are no curve.
         return {name: value for name, value in metrics.items() if not name.startswith("num_")}
+
+
+def require_trainable(config: ExperimentConfig) -> ImageSet:
+    """Opens the data and builds the model once, where a user can read why it cannot be done. Raises ConfigError.
+
+    Weights that have to be downloaded are in the cache of this machine then.
+    """
+    images = open_images(config.data)
+    build_objective(config, data_shape(config, images, trainval_subset(images, config.data)))
+    return images
 
 
 def train(spec: RunSpec, *, device: torch.device, report: Callable[[dict[str, float]], None]) -> None:

@@ -28,12 +28,12 @@ from raydml.baseline import raw_pixel_metrics
 from raydml.capacity import Capacity, Worker, concurrency, worker_of
 from raydml.checkpoint import versions
 from raydml.config import ConfigError, ExperimentConfig, Scalar
-from raydml.data.catalog import fingerprint, fold_subsets, open_images
+from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study, point_of
 from raydml.session import connected, import_ray
 from raydml.space import Study, metric_names
-from raydml.training import RunSpec
+from raydml.training import RunSpec, require_trainable
 from raydml.trial import trainable_of
 from raydml.workers import Task
 
@@ -141,6 +141,9 @@ def _run(study: Study, directory: Path, memory: optuna.Study, capacity: Capacity
     with display:
         tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
+    if _remaining(study, memory):
+        # Tune catches the first Ctrl-C itself and returns as if it had finished.
+        raise KeyboardInterrupt
 
 
 def _trial_config(
@@ -218,7 +221,7 @@ def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
 
 def _baseline(study: Study, directory: Path) -> dict[str, float]:
     """Mean metrics of raw pixels over the folds that are run; kept in the study's folder."""
-    images = open_images(study.base.data)
+    images = require_trainable(study.base)
     recall_at = study.base.evaluation.recall_at
     rows = [
         raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], recall_at=recall_at)

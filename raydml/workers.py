@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from raydml.capacity import Worker
-from raydml.config import Scalar
+from raydml.config import ConfigError, Scalar
 from raydml.epoch import NonFiniteLossError
 from raydml.session import import_ray
 from raydml.tensorboard import Curves
@@ -48,14 +48,14 @@ class Task:
 
 
 def _train_worker(config: dict[str, Task]) -> None:
-    """The loop of one worker. A loss that is not finite is reported, not raised: a retry would only repeat it."""
+    """The loop of one worker. What a retry would only repeat is reported, not raised: bad input, a loss not finite."""
     # The first report carries the controller's handle out, before anything slow happens.
     report_to_controller({})
     task = config["task"]
     torch.set_num_threads(max(1, int(task.worker.cpus)))
     try:
         train(task.spec, device=get_device(), report=report_to_controller)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, ConfigError) as error:
         report_to_controller({_FAILURE: str(error)})
 
 

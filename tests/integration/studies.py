@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import optuna
@@ -58,6 +60,16 @@ def run(name: str, *arguments: object, timeout: float = 300) -> subprocess.Compl
     return subprocess.run(
         command(name, *arguments), env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def run_here(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a command in this process, on the Ray it is connected to: the same code, without its start."""
+    from raydml.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main([name, *map(str, arguments)])
+    return subprocess.CompletedProcess([name, *map(str, arguments)], code, out.getvalue(), err.getvalue())
 
 
 def trials_of(study_folder: Path) -> list[FrozenTrial]:

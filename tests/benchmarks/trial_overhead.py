@@ -1,0 +1,94 @@
+"""Seconds that a single-worker trial costs beside its training: `python -m tests.benchmarks.trial_overhead`.
+
+Runs a real search of one trial at a time and measures, for each trial after the first, the time from the end of the
+trial before it to its own end, less the time inside its epochs. Wall time: it means something on a quiet machine only.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.table import Table
+
+from raydml import tune
+from raydml.config import Scalar
+from raydml.display import SearchDisplay
+from raydml.space import Study
+from raydml.training import read_history
+
+_NUM_TRIALS = 12
+
+
+class _Clock(SearchDisplay):
+    """The display, noting when each trial ends."""
+
+    ends: list[tuple[int, float]]
+
+    def ended(self, trial: FrozenTrial) -> None:
+        super().ended(trial)
+        self.ends.append((trial.number, time.monotonic()))
+
+
+def study_of(folder: Path) -> Study:
+    """Short trials on small glyphs: the cheaper the training, the plainer what surrounds it."""
+    from raydml.config.grammar import validate
+
+    raw: dict[str, Any] = {
+        "name": "overhead",
+        "base": {
+            "data": {
+                "kind": "glyphs",
+                "num_classes": 24,
+                "images_per_class": 8,
+                "image_size": 16,
+                "batch_size": 16,
+                "cache": str(folder / "cache"),
+            },
+            "training": {"num_epochs": 2, "steps_per_epoch": 4},
+        },
+        "space": {"loss.margin": {"low": 0.0, "high": 0.5}},
+        "search": {"num_trials": _NUM_TRIALS, "max_concurrent": 1, "early_stopping": None},
+        "protocol": "quick",
+        "storage": str(folder),
+    }
+    return validate(Study, raw)
+
+
+def measure(folder: Path) -> list[tuple[int, float, float]]:
+    """Trial, seconds of it, seconds of them inside training; without the first, which waits for its actor."""
+    _Clock.ends = []
+    tune.SearchDisplay = _Clock  # type: ignore[misc]
+    result = tune.search(study_of(folder), console=Console(quiet=True))
+    rows = []
+    for (_, before), (number, end) in zip(_Clock.ends, _Clock.ends[1:], strict=False):
+        inside = sum(row["seconds"] for row in read_history(tune.trial_directory(result.directory, number)))
+        rows.append((number, end - before, inside))
+    return rows
+
+
+def table_of(rows: list[tuple[int, float, float]]) -> Table:
+    """One line a trial, then the median."""
+    table = Table(title="single-worker trials, seconds", caption="target: overhead <= 1.0 s after the first trial")
+    for heading in ("trial", "wall", "inside training", "overhead"):
+        table.add_column(heading, justify="right")
+    for number, wall, inside in rows:
+        table.add_row(str(number), f"{wall:.2f}", f"{inside:.2f}", f"{wall - inside:.2f}")
+    table.add_row("median", "", "", f"{statistics.median(wall - inside for _, wall, inside in rows):.2f}")
+    return table
+
+
+def main(_arguments: Mapping[str, Scalar] | None = None) -> None:
+    """Measures and prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        Console().print(table_of(measure(Path(folder))))
+
+
+if __name__ == "__main__":
+    main()

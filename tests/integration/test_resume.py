@@ -1,0 +1,121 @@
+"""Kill anything, run the same command again: nothing is lost, repeated or changed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.conftest import FinishedSearch
+from tests.integration.studies import command, curves_of, environment, outcome, run, trials_of, wait_for, write_study
+
+
+def start(path: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    """A search in the background, one trial at a time."""
+    return subprocess.Popen(
+        command("tune", path, "search.max_concurrent=1", *overrides),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def epochs_of(folder: Path, trial: int) -> int:
+    """Epochs a trial has on disk."""
+    path = folder / "trials" / f"{trial:04d}" / "metrics.jsonl"
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+
+
+def trial_processes(driver: int) -> list[psutil.Process]:
+    """The actors of a driver's trials."""
+    children = psutil.Process(driver).children(recursive=True)
+    return [child for child in children if "ray::InlineTrial" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(lambda folder: epochs_of(folder, 0) >= 2, id="in the first trial"),
+        pytest.param(lambda folder: epochs_of(folder, 3) >= 1, id="after pruned trials"),
+    ],
+)
+def test_a_killed_driver_leaves_the_outcome_of_an_undisturbed_search(
+    finished: FinishedSearch, tmp_path: Path, cache: Path, moment: Callable[[Path], bool]
+) -> None:
+    path = write_study(tmp_path, cache)
+    folder = tmp_path / "runs" / "small"
+    driver = start(path)
+    wait_for(lambda: moment(folder))
+    driver.kill()
+    driver.wait()
+    assert any(trial.state.name == "RUNNING" for trial in trials_of(folder))
+    again = run("tune", path, "search.max_concurrent=1")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "goes on" in again.stdout
+    assert outcome(folder) == outcome(finished.folder)
+    assert curves_of(folder) == curves_of(finished.folder)
+
+
+def test_a_killed_trial_goes_on_from_its_last_epoch(finished: FinishedSearch, tmp_path: Path, cache: Path) -> None:
+    path = write_study(tmp_path, cache)
+    folder = tmp_path / "runs" / "small"
+    driver = start(path)
+    try:
+        wait_for(lambda: epochs_of(folder, 0) >= 1)
+        [actor] = trial_processes(driver.pid)
+        actor.kill()
+        assert driver.wait(timeout=240) == 0
+    finally:
+        driver.kill()
+    assert outcome(folder) == outcome(finished.folder)
+    assert curves_of(folder) == curves_of(finished.folder)
+
+
+def test_an_interrupted_search_says_that_it_can_go_on(tmp_path: Path, cache: Path) -> None:
+    path = write_study(tmp_path, cache)
+    driver = subprocess.Popen(
+        command("tune", path, "search.max_concurrent=1"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: epochs_of(tmp_path / "runs" / "small", 0) >= 1)
+    os.kill(driver.pid, signal.SIGINT)
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert "the same command goes on" in errors
+    assert {trial.state.name for trial in trials_of(tmp_path / "runs" / "small")} <= {"RUNNING", "WAITING", "COMPLETE"}
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(3600)
+def test_twenty_kills_change_nothing(finished: FinishedSearch, tmp_path: Path, cache: Path) -> None:
+    path = write_study(tmp_path, cache)
+    folder = tmp_path / "runs" / "small"
+    chance = random.Random(0)
+    kills = 0
+    while kills < 20:
+        driver = start(path)
+        try:
+            # Anywhere between the import of torch and the end of a few trials.
+            driver.wait(timeout=chance.uniform(2.0, 14.0))
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            driver.wait()
+            kills += 1
+        else:
+            # The search ended between two kills: it must be right, and another begins.
+            assert outcome(folder) == outcome(finished.folder)
+            shutil.rmtree(folder)
+    last = run("tune", path, "search.max_concurrent=1")
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert outcome(folder) == outcome(finished.folder)
+    assert curves_of(folder) == curves_of(finished.folder)
