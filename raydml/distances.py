@@ -24,13 +24,13 @@ def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
     a, b = full_precision(a), full_precision(b)
     norms = a.square().sum(1, keepdim=True) + b.square().sum(1)
     squared = norms - 2.0 * (a @ b.T)
-    # |a|^2 + |b|^2 - 2ab carries an error of a few units in the last place of |a|^2 + |b|^2.
-    return torch.where(squared > 4.0 * torch.finfo(a.dtype).eps * norms, squared, 0.0)
+    # |a|^2 + |b|^2 - 2ab carries a rounding error that grows with the length of its sums, measured below sqrt(D) / 2
+    # units in the last place of |a|^2 + |b|^2.
+    rounding = max(4.0, a.shape[1] ** 0.5) * torch.finfo(a.dtype).eps * norms
+    return squared.masked_fill(squared <= rounding, 0.0)
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Distances: (N, D), (M, D) -> (N, M); gradient 0, not NaN, where rows coincide."""
-    squared = squared_euclidean(a, b)
-    apart = squared > 0
-    # The root of the inner `where` never sees a zero, whose derivative is infinite and would turn 0 * inf into NaN.
-    return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+    # The root's derivative at a zero is infinite, but zeros were filled in: the fill's backward drops what reaches them.
+    return squared_euclidean(a, b).sqrt()

@@ -50,9 +50,17 @@ def build_optimizer(objective: Objective, config: OptimizerConfig) -> Optimizer:
         case AdamWConfig():
             return AdamW(groups, fused=True)
         case SgdConfig():
-            return SGD(groups, momentum=config.momentum, fused=True)
+            return _with_momentum(SGD(groups, momentum=config.momentum, fused=True))
         case _:
             assert_never(config)
+
+
+def _with_momentum(optimizer: SGD) -> SGD:
+    """Momentum that starts at zero: torch's fused SGD leaves it uninitialised where the first step is masked."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] > 0 else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def masked_step(optimizer: Optimizer, stopped: torch.Tensor) -> None:

@@ -111,8 +111,8 @@ def outcome(memory: optuna.Study) -> list[tuple[object, ...]]:
 
 def test_start_points_come_first_once_and_in_order(tmp_path: Path) -> None:
     start = [{"loss.margin": 0.1, "model.embedding_dim": 32}, {"loss.margin": 0.2}]
-    for _ in range(2):  # a restart must not enqueue them again
-        driver = Driver(study_of(start=start), tmp_path / "journal")
+    Driver(study_of(start=start), tmp_path / "journal")
+    driver = Driver(study_of(start=start), tmp_path / "journal")  # a restart must not enqueue them again
     waiting = driver.memory.get_trials(states=(TrialState.WAITING,))
     assert [t.system_attrs["fixed_params"]["loss.margin"] for t in waiting] == [0.1, 0.2]
     driver.run()

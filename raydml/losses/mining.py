@@ -10,12 +10,13 @@ def sample_negatives(
     distance: Tensor,
     negative: Tensor,
     *,
+    num_draws: int,
     embedding_dim: int,
     cutoff: float,
     nonzero_cutoff: float,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """One negative for every ordered pair: index (G, G), and the anchors that have an eligible negative (G,).
+    """Negatives of every anchor: index (G, num_draws), and the anchors that have an eligible negative (G,).
 
     A negative at distance d is drawn with weight 1 / q(d), q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2) being the density of
     distances on the unit sphere (Wu et al. 2017, eq. 3), d clipped below at `cutoff`; those at or beyond
@@ -28,8 +29,10 @@ def sample_negatives(
     eligible = negative & (distance < nonzero_cutoff)
     has_eligible = eligible.any(1)
     log_weight = torch.where(eligible, log_weight, torch.where(has_eligible[:, None], -torch.inf, 0.0).to(d.dtype))
-    cumulative = log_weight.softmax(1).cumsum(1)
-    draw = torch.rand(distance.shape, generator=generator, dtype=d.dtype, device=d.device)
+    # In float64 the running sum is monotone and a draw the same for embeddings of either type.
+    cumulative = log_weight.softmax(1, dtype=torch.float64).cumsum(1)
+    shape = (len(distance), num_draws)
+    draw = torch.rand(shape, generator=generator, dtype=torch.float64, device=d.device)
     # Rounding may leave the last cumulative value below 1: scaled draws never fall behind the last eligible column.
     index = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True)
     return index.clamp(max=distance.shape[1] - 1), has_eligible

@@ -16,6 +16,10 @@ from raydml.losses.mining import sample_negatives
 from raydml.losses.output import LossOutput, check_batch
 
 
+# Negatives drawn for an anchor. With more positives than that in a batch, some share a draw.
+_MOST_DRAWS = 64
+
+
 class ContrastiveLoss(nn.Module):
     """Contrastive loss (Hadsell, Chopra, LeCun 2006), linear in the distance as the Reality Check tuned it.
 
@@ -115,19 +119,23 @@ class MarginLoss(nn.Module):
             per_class = self.config.learn_beta == "per_class"
             check_batch(embeddings, labels, num_classes=len(self.beta) if per_class else None)
         distance, pairs = euclidean(embeddings, embeddings), pairs_of(labels)
-        index, has_negative = sample_negatives(
+        num_draws = min(_MOST_DRAWS, len(labels))
+        draws, has_negative = sample_negatives(
             distance,
             pairs.negative,
+            num_draws=num_draws,
             embedding_dim=self.embedding_dim,
             cutoff=self.config.cutoff,
             nonzero_cutoff=self.config.nonzero_cutoff,
             generator=generator,
         )
+        # The first positive of an anchor takes the first draw, and so on.
+        index = draws.gather(1, (pairs.positive.cumsum(1) - 1) % num_draws)
         drawn = pairs.positive & has_negative[:, None]
         beta = (self.beta[labels] if self.config.learn_beta == "per_class" else self.beta)[:, None]
-        positive = torch.where(drawn, distance - beta + self.config.margin, 0.0).relu()
-        negative = torch.where(drawn, beta - distance.gather(1, index) + self.config.margin, 0.0).relu()
-        num_active = (positive > 0).sum() + (negative > 0).sum()
-        value = (positive + negative).sum() / num_active.clamp(min=1)
+        excess = torch.stack([distance - beta, beta - distance.gather(1, index)]) + self.config.margin
+        terms = torch.where(drawn, excess, 0.0).relu()
+        num_active = (terms > 0).sum()
+        value = terms.sum() / num_active.clamp(min=1)
         stats = {"beta": self.beta.detach().mean(), "active_terms": num_active / (2 * drawn.sum()).clamp(min=1)}
         return LossOutput(value, stats)

@@ -44,7 +44,8 @@ class ProxyAnchorLoss(nn.Module):
         same = ~pairs.negative
         exponent = (-self.config.scale * (own - self.config.margin)).T.expand(same.shape)
         per_image = softplus(exponent.masked_fill(~same, -torch.inf).logsumexp(1))
-        share = 1.0 / same.sum(1)
+        # In the embeddings' own type: 1 / int64 would be float32.
+        share = same.sum(1, dtype=own.dtype).reciprocal()
         return (per_image * share).sum() / share.sum()
 
     def _push(self, similarity: Tensor, labels: Tensor) -> Tensor:

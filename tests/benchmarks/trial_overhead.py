@@ -8,38 +8,23 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 
 from raydml import tune
-from raydml.config import Scalar
-from raydml.display import SearchDisplay
+from raydml.config.grammar import validate
 from raydml.space import Study
 from raydml.training import read_history
 
 _NUM_TRIALS = 12
 
 
-class _Clock(SearchDisplay):
-    """The display, noting when each trial ends."""
-
-    ends: list[tuple[int, float]]
-
-    def ended(self, trial: FrozenTrial) -> None:
-        super().ended(trial)
-        self.ends.append((trial.number, time.monotonic()))
-
-
 def study_of(folder: Path) -> Study:
     """Short trials on small glyphs: the cheaper the training, the plainer what surrounds it."""
-    from raydml.config.grammar import validate
-
     raw: dict[str, Any] = {
         "name": "overhead",
         "base": {
@@ -63,13 +48,14 @@ def study_of(folder: Path) -> Study:
 
 def measure(folder: Path) -> list[tuple[int, float, float]]:
     """Trial, seconds of it, seconds of them inside training; without the first, which waits for its actor."""
-    _Clock.ends = []
-    tune.SearchDisplay = _Clock  # type: ignore[misc]
     result = tune.search(study_of(folder), console=Console(quiet=True))
+    ends = [trial.datetime_complete for trial in result.trials]
     rows = []
-    for (_, before), (number, end) in zip(_Clock.ends, _Clock.ends[1:], strict=False):
+    for number, (before, end) in enumerate(pairwise(ends), start=1):
+        assert before is not None
+        assert end is not None
         inside = sum(row["seconds"] for row in read_history(tune.trial_directory(result.directory, number)))
-        rows.append((number, end - before, inside))
+        rows.append((number, (end - before).total_seconds(), inside))
     return rows
 
 
@@ -84,7 +70,7 @@ def table_of(rows: list[tuple[int, float, float]]) -> Table:
     return table
 
 
-def main(_arguments: Mapping[str, Scalar] | None = None) -> None:
+def main() -> None:
     """Measures and prints."""
     with tempfile.TemporaryDirectory() as folder:
         Console().print(table_of(measure(Path(folder))))

@@ -1,0 +1,167 @@
+"""What every rank of tests/test_distributed.py computes, and the single process it is compared with.
+
+Apart from the tests because spawned processes import it by name, and should import no more than they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raydml.config import ExperimentConfig, parse
+from raydml.data.batches import Batch
+from raydml.distributed import barrier, gather, gather_ragged, rank, world_size
+from raydml.epoch import TrainingState, new_state, train_epoch
+from raydml.objective import DataShape, StepContext
+
+WORLDS = (4, 2, 1)
+BATCH = 16
+NUM_STEPS = 20
+RAGGED = (3, 0, 5, 1)
+"""Rows that each rank brings to `gather_ragged`."""
+
+_SHAPE = DataShape(num_classes=6, in_channels=1, image_size=16, mean=(0.5,), std=(0.25,))
+_CPU = torch.device("cpu")
+
+Result = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training, up to the gradients of its first step."""
+
+    loss: Mapping[str, object]
+    layout: str = "split"
+    """Where the images of a class lie: whole classes on a rank (contiguous), or one image on each (split)."""
+    precision: str = "float64"
+    batch_norm: str = "synchronised"
+    """As in the configuration; or plain, torch's own, which under data parallelism is another function."""
+    seed_by_rank: bool = False
+    """Whether ranks draw different negatives, as they never do in a training."""
+
+    @property
+    def name(self) -> str:
+        return " ".join(map(str, (*self.loss.values(), self.layout, self.precision, self.batch_norm)))
+
+
+LOSSES: tuple[Mapping[str, object], ...] = (
+    {"kind": "discriminate"},
+    {"kind": "contrastive"},
+    {"kind": "triplet", "mining": "all"},
+    {"kind": "triplet", "mining": "semi_hard"},
+    {"kind": "triplet", "mining": "hardest"},
+    {"kind": "margin", "learn_beta": "shared"},
+    {"kind": "margin", "learn_beta": "per_class"},
+    {"kind": "proxy_anchor"},
+)
+SELECTED = (LOSSES[0], *LOSSES[-2:])
+EXACT = (*(Case(loss) for loss in LOSSES), *(Case(loss, "contiguous") for loss in SELECTED))
+FROZEN = tuple(Case(loss, batch_norm="frozen") for loss in SELECTED)
+SINGLE = tuple(Case(loss, precision="float32") for loss in SELECTED)
+PLAIN = Case(LOSSES[0], batch_norm="plain")
+OWN_DRAWS = Case(LOSSES[-2], seed_by_rank=True)
+
+
+def serve(place: int, folder: Path) -> None:
+    """A spawned process: the same rank in one group after another, because starting processes is what takes time."""
+    torch.set_num_threads(1)
+    for world in WORLDS:
+        if place < world:
+            store = f"file://{folder / f'store-{world}'}"
+            dist.init_process_group(
+                "gloo", init_method=store, rank=place, world_size=world, timeout=timedelta(seconds=60)
+            )
+            torch.save(everything(), folder / f"{world}-{place}.pt")
+            dist.destroy_process_group()
+
+
+def everything() -> dict[str, Result]:
+    """All results of this rank, by name; without a process group, those of the single process."""
+    cases = (*EXACT, *FROZEN, *SINGLE, PLAIN, OWN_DRAWS)
+    return {
+        **{case.name + (" own draws" if case.seed_by_rank else ""): first_step(case) for case in cases},
+        "trajectory": trajectory(),
+        "collectives": collectives(),
+    }
+
+
+def first_step(case: Case, *, seed: int | None = None) -> Result:
+    """Loss, gradients and buffers after one step of this rank's share of the batch."""
+    plain = mock.patch("raydml.models._synchronise") if case.batch_norm == "plain" else nullcontext()
+    with plain:
+        state = new_state(_config(case), _SHAPE, steps_per_epoch=1, device=_CPU)
+    images, labels = _batch(case.layout, step=0)
+    own = rank() if case.seed_by_rank else 0
+    context = StepContext(seed=own if seed is None else seed, epoch=0, step=0)
+    state.objective.train()
+    output = state.parallel(_share(images), _share(labels), context=context)
+    output.value.backward()
+    # Clones, because a gradient may be a view of all that is sent at once.
+    learned = {name: p.grad for name, p in state.objective.named_parameters() if p.grad is not None}
+    gradients = {f"gradient.{name}": gradient.clone() for name, gradient in learned.items()}
+    return {"value": output.value.detach(), **gradients, **_buffers(state)}
+
+
+def trajectory() -> Result:
+    """Parameters after 20 steps of SGD with momentum; Adam would hide a gradient that is R times too large."""
+    state = new_state(_config(Case(LOSSES[-1])), _SHAPE, steps_per_epoch=NUM_STEPS, device=_CPU)
+    batches = [_batch("split", step=step) for step in range(NUM_STEPS)]
+    metrics = train_epoch(
+        state,
+        [Batch(_share(images), _share(labels), _share(torch.arange(BATCH))) for images, labels in batches],
+        device=_CPU,
+    )
+    parameters = {f"parameter.{name}": p.detach() for name, p in state.objective.named_parameters()}
+    return {"value": torch.tensor(metrics["loss"], dtype=torch.float64), **parameters, **_buffers(state)}
+
+
+def collectives() -> Result:
+    """The gathers alone: order of rows, and the gradient where ranks weigh the gathered rows differently."""
+    x = (rank() * 10.0 + torch.arange(3.0)).requires_grad_()
+    gathered = gather(x)
+    (gathered * (1.0 + rank()) * torch.arange(1.0, 1.0 + len(gathered))).sum().backward()
+    assert x.grad is not None
+    ragged = gather_ragged(torch.full((RAGGED[rank()], 2), float(rank())))
+    barrier()
+    return {"gathered": gathered.detach(), "gradient": x.grad, "ragged": ragged}
+
+
+def _config(case: Case) -> ExperimentConfig:
+    return parse(
+        {
+            "model": {
+                "backbone": "test_resnet",
+                "embedding_dim": 8,
+                "batch_norm": "synchronised" if case.batch_norm == "plain" else case.batch_norm,
+            },
+            "loss": case.loss,
+            "optimizer": {"kind": "sgd", "lr": 0.05, "loss_lr": 0.5, "clip_norm": 1.0},
+            "training": {"precision": case.precision, "num_epochs": 1},
+        }
+    )
+
+
+def _batch(layout: str, *, step: int) -> tuple[Tensor, Tensor]:
+    """The global batch: four images of each of four classes, uint8; a class is a brightness and a lot of noise."""
+    generator = torch.Generator().manual_seed(step)
+    labels = torch.arange(BATCH) // 4 if layout == "contiguous" else torch.arange(BATCH) % 4
+    noise = torch.randint(0, 160, (BATCH, 1, 16, 16), generator=generator)
+    return (noise + 20 * labels[:, None, None, None]).to(torch.uint8), labels + step % 3
+
+
+def _share(x: Tensor) -> Tensor:
+    """This rank's slice of the rows."""
+    size = len(x) // world_size()
+    return x[rank() * size : (rank() + 1) * size]
+
+
+def _buffers(state: TrainingState) -> Result:
+    return {f"buffer.{name}": b.clone() for name, b in state.objective.named_buffers()}
