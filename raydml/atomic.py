@@ -9,6 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from raydml.config import ConfigError
+
+
+def make_folder(path: Path) -> None:
+    """A folder and those above it. Raises ConfigError where it cannot be: a user chose the place."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"storage: {path} cannot be made: {error.strerror}") from None
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes or replaces a file; a crash leaves the old one or the new one, never a part."""

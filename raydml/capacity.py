@@ -73,13 +73,23 @@ def concurrency(resources: Resources, capacity: Capacity, *, limit: int | None, 
 
 
 def embedding_actors(resources: Resources, capacity: Capacity) -> tuple[int, Worker]:
-    """Number and size of the actors that embed a gallery; a core is left for the tasks that feed them."""
+    """Number and size of the actors that embed a gallery; a core is left for the tasks that feed them.
+
+    Where there are too few cores the actors reserve less than asked for. Raises ConfigError where there are too few
+    GPUs for one.
+    """
     worker = worker_of(resources, capacity)
+    free = max(0.0, capacity.cpus - _FEEDING_CPUS)
     if worker.gpus > 0:
-        return max(1, _whole(capacity.gpus / worker.gpus)), worker
-    free = max(0.5, capacity.cpus - _FEEDING_CPUS)
+        number = _whole(capacity.gpus / worker.gpus)
+        if number < 1:
+            raise ConfigError(
+                f"resources: an embedding actor needs {worker.gpus:g} GPUs, but there are {capacity.gpus:g} GPUs "
+                f"(gpus_per_worker={worker.gpus:g})"
+            )
+        return number, Worker(min(worker.cpus, free / number), worker.gpus)
     cpus = min(worker.cpus, free)
-    return max(1, _whole(free / cpus)), Worker(cpus, 0.0)
+    return max(1, _whole(free / cpus)) if cpus > 0 else 1, Worker(cpus, 0.0)
 
 
 def _whole(ratio: float) -> int:

@@ -21,7 +21,7 @@ from rich.table import Table
 from raydml import yamlfile
 from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
 from raydml.config import ConfigError, EvaluateOptions, TrainOptions
-from raydml.config.grammar import set_at, validate
+from raydml.config.grammar import set_at, unknown_key, validate
 from raydml.overrides import parse_assignment
 from raydml.session import joins_cluster
 from raydml.space import Study, read_with_notes
@@ -34,7 +34,7 @@ DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def main(argv: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(message)s",
@@ -52,9 +52,18 @@ def main(argv: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m raydml", description="Deep metric learning on Ray.")
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags and overrides in any order, which argparse allows only without sub-commands."""
+    parser, commands = _parsers()
+    if argv and argv[0] in commands:
+        return commands[argv[0]].parse_intermixed_args(argv[1:])
+    return parser.parse_args(argv)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(prog="python -m raydml.COMMAND", description="Deep metric learning on Ray.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parsers: dict[str, argparse.ArgumentParser] = {}
     for name, run, what, text in (
         ("tune", _tune, "STUDY.yaml", "search the space of a study; the same command goes on after an interruption"),
         ("train", _train, "STUDY.yaml", "train the base experiment of a study, data-parallel"),
@@ -63,19 +72,22 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, prog=f"python -m raydml.{name}", description=text, help=text)
         command.set_defaults(run=run)
         command.add_argument("what", metavar=what, help=text)
-        command.add_argument("overrides", nargs="*", metavar="path=value", help="e.g. loss.margin=0.3")
+        command.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="e.g. loss.margin=0.3")
         command.add_argument("-v", "--verbose", action="store_true", help="show what the workers print")
         if name != "evaluate":
             command.add_argument("--check", action="store_true", help="print the resolved study and stop")
-    return parser
+        parsers[name] = command
+    return parser, parsers
 
 
 def _tune(arguments: argparse.Namespace) -> int:
     console = _console()
     study = _read(arguments.what, arguments.overrides, console)
+    if not study.space:
+        raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
     _require_machine(study)
     if arguments.check:
-        return _check(study, study.search.num_trials, console)
+        return _check(study, study.search.num_trials, study.protocol.folds_run, console)
     from raydml import tune
     from raydml.display import leaderboard
 
@@ -111,8 +123,9 @@ def _train(arguments: argparse.Namespace) -> int:
     options = validate(TrainOptions, own, source="command line")
     study = _read(arguments.what, rest, console)
     _require_machine(study)
+    _require_fold(options, study)
     if arguments.check:
-        return _check(study, 1, console)
+        return _check(study, 1, 1, console)
     from raydml import train
 
     def show(row: dict[str, float]) -> None:
@@ -147,7 +160,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     console = _console()
     own, rest = _own_options(arguments.overrides, EvaluateOptions)
     if rest:
-        raise ConfigError(f"command line: {rest[0]}: known: {', '.join(EvaluateOptions.model_fields)}")
+        key = rest[0].partition("=")[0]
+        raise ConfigError(f"command line: {key}: {unknown_key(key, EvaluateOptions.model_fields)}")
     options = validate(EvaluateOptions, own, source="command line")
     if not Path(arguments.what).expanduser().exists():
         raise ConfigError(f"{arguments.what}: no such run")
@@ -155,6 +169,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     try:
         evaluation = run_evaluation(arguments.what, verbose=arguments.verbose, **dict(options))
+    except ConfigError:
+        raise
     except ValueError as error:  # embeddings that nothing can be computed from
         raise ConfigError(f"{arguments.what}: {error}") from None
     table = Table(title=f"{evaluation.split}: retrieval of unseen classes" if evaluation.split != "train" else "train")
@@ -175,8 +191,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _console() -> Console:
     """Wide where nobody looks: a log file has room for a table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(width=160, markup=False)
 
 
 def _read(path: str, overrides: Sequence[str], console: Console) -> Study:
@@ -205,11 +221,18 @@ def _require_machine(study: Study) -> None:
         fitting_trials(study.resources, this_machine())
 
 
-def _check(study: Study, num_trainings: int, console: Console) -> int:
+def _require_fold(options: TrainOptions, study: Study) -> None:
+    fold, known = options.fold, study.base.data.num_folds
+    if options.split == "trainval" and fold is not None:
+        raise ConfigError(f"command line: fold: split=trainval trains on all folds, but got fold={fold}")
+    if fold is not None and fold >= known:
+        raise ConfigError(f"command line: fold: must be below data.num_folds={known}, but got {fold}")
+
+
+def _check(study: Study, num_trainings: int, folds: int, console: Console) -> int:
     capacity = this_machine()
     worker = worker_of(study.resources, capacity)
     workers = study.resources.workers_per_trial
-    folds = study.protocol.folds_run if num_trainings > 1 else 1
     console.print(yamlfile.dumps(study), highlight=False, soft_wrap=True, end="")
     console.print(
         f"\ntrainings: {num_trainings * folds} ({num_trainings} x {folds} folds), at most "

@@ -120,9 +120,10 @@ class SearchDisplay:
         for number, progress in sorted(self._running.items()):
             value = f"{progress.value:.4f}" if progress.epoch else ""
             where = f"{progress.epoch}/{progress.num_epochs}"
-            table.add_row(str(number), "running", where, value, *map(shown, progress.point.values()), style="cyan")
+            values = [Text(shown(value)) for value in progress.point.values()]
+            table.add_row(str(number), "running", where, value, *values, style="cyan")
         for trial in ranked:
-            table.add_row(*_row(trial, self._distributions))
+            table.add_row(*map(Text, _row(trial, self._distributions)))
         return Group(Text(self._note), table, Text(f"{elapsed // 60}:{elapsed % 60:02d} elapsed, best {self._best()}"))
 
 
@@ -133,7 +134,7 @@ def leaderboard(study: Study, trials: Iterable[FrozenTrial]) -> Table:
     for heading in ("trial", "state", "epoch", study.search.metric, *distributions):
         table.add_column(heading, justify="right", overflow="fold")
     for trial in sorted(trials, key=_rank):
-        table.add_row(*_row(trial, distributions))
+        table.add_row(*map(Text, _row(trial, distributions)))
     return table
 
 

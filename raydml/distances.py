@@ -32,5 +32,5 @@ def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Distances: (N, D), (M, D) -> (N, M); gradient 0, not NaN, where rows coincide."""
-    # The root's derivative at a zero is infinite, but zeros were filled in: the fill's backward drops what reaches them.
+    # The root's derivative is infinite at zero, but zeros were filled in: the fill's backward drops what reaches them.
     return squared_euclidean(a, b).sqrt()

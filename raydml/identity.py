@@ -29,7 +29,16 @@ def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
 
 def hash_of(identity: Mapping[str, object]) -> str:
     """Twelve hexadecimal digits."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_canonical(identity), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _canonical(value: object) -> object:
+    """0.0 as 0: they draw the same values and compare equal, but are not the same JSON."""
+    if isinstance(value, Mapping):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def require_same(directory: Path, identity: Mapping[str, object]) -> None:
@@ -38,8 +47,8 @@ def require_same(directory: Path, identity: Mapping[str, object]) -> None:
     if not path.exists():
         return
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError) as error:
+        stored = dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if hash_of(stored) == hash_of(identity):
         return

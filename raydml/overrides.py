@@ -54,7 +54,14 @@ def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plai
     if path in _mapping(raw, "space"):
         raw = _without_range(raw, path)
         notes.append(f"{path} is pinned to {value}: its range is removed")
-    return {**raw, "base": set_at(base, path, value)}
+    return {**raw, "base": set_at(_with_section(base, path), path, value)}
+
+
+def _with_section(base: Plain, path: str) -> Plain:
+    """A file may leave a section out: what is changed then is the default one."""
+    first, _, rest = path.partition(".")
+    default = dump(ExperimentConfig()).get(first)
+    return base if first in base or not rest or not isinstance(default, dict) else {**base, first: default}
 
 
 def _mapping(raw: Mapping[str, object], key: str) -> Plain:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from raydml import atomic, checkpoint, yamlfile
+from raydml import checkpoint, yamlfile
 from raydml.config import ConfigError
 
 
@@ -30,15 +30,18 @@ class TrainedModel:
     @property
     def study(self) -> Path | None:
         """The folder of the study it belongs to, where it lies in one."""
-        for parent in self.checkpoint.parents:
-            if parent.name in ("trials", "train"):
-                return parent.parent
-        return None
+        run = self._run()
+        return run.parent.parent if run.parent.name in ("trials", "train") else None
 
     @property
     def default_split(self) -> Literal["val", "test"]:
         """`val` for a trial of a search, which must not see test classes; else `test`."""
-        return "val" if any(parent.name == "trials" for parent in self.checkpoint.parents) else "test"
+        return "val" if self._run().parent.name == "trials" else "test"
+
+    def _run(self) -> Path:
+        """`<study>/trials/0007` or `<study>/train/<hash>`, if the checkpoint lies where a run leaves it."""
+        above = self.directory
+        return above.parent if above.name.startswith("fold") else above
 
 
 def resolve(run: str | Path, *, fold: int | None = None) -> TrainedModel:
@@ -50,7 +53,14 @@ def resolve(run: str | Path, *, fold: int | None = None) -> TrainedModel:
     if not path.exists():
         raise ConfigError(f"{run}: no such run")
     folder = _checkpoint_folder(path, fold)
-    return TrainedModel(folder, checkpoint.read_meta(folder)["fold"])
+    left_out = checkpoint.read_meta(folder)["fold"]
+    if fold is not None and fold != left_out:
+        raise ConfigError(f"{run}: its only model has {_left_out(left_out)}, but got fold={fold}")
+    return TrainedModel(folder, left_out)
+
+
+def _left_out(fold: int | None) -> str:
+    return "left no fold out" if fold is None else f"left out fold {fold}"
 
 
 def load_model(run: str | Path, *, fold: int | None = None) -> nn.Module:
@@ -64,38 +74,45 @@ def load_model(run: str | Path, *, fold: int | None = None) -> nn.Module:
 
 def _checkpoint_folder(path: Path, fold: int | None) -> Path:
     if path.is_file():
-        return _of_best(path)
+        return _of_best(path, fold)
     if (path / "model.safetensors").exists():
         return path
     if checkpoint.exists(path / "checkpoint"):
         return path / "checkpoint"
-    folds = sorted(path.glob("fold*/checkpoint"))
+    folds = _checkpoints(path, "fold*")
     if folds:
         return _of_fold(path, folds, fold)
     if (path / "best.yaml").exists():
-        return _of_best(path / "best.yaml")
+        return _of_best(path / "best.yaml", fold)
     return _of_only_training(path)
+
+
+def _checkpoints(path: Path, pattern: str) -> list[Path]:
+    return [run / "checkpoint" for run in sorted(path.glob(pattern)) if checkpoint.exists(run / "checkpoint")]
 
 
 def _of_fold(path: Path, folds: list[Path], fold: int | None) -> Path:
     names = [folder.parent.name.removeprefix("fold") for folder in folds]
     if fold is None or str(fold) not in names:
         raise ConfigError(f"{path}: this run has one model for each of the folds {', '.join(names)}: give fold=...")
-    return atomic.settled(path / f"fold{fold}" / "checkpoint")
+    return path / f"fold{fold}" / "checkpoint"
 
 
-def _of_best(path: Path) -> Path:
+def _of_best(path: Path, fold: int | None) -> Path:
     relative = yamlfile.load(path).get("checkpoint")
     if not isinstance(relative, str):
         raise ConfigError(f"{path}: names no checkpoint; only the best.yaml of a search does")
     folder = path.parent / relative
     if not checkpoint.exists(folder):
         raise ConfigError(f"{path}: its checkpoint {relative} is not there")
+    if fold is not None and folder.parent.name.startswith("fold"):
+        trial = folder.parent.parent
+        return _of_fold(trial, _checkpoints(trial, "fold*"), fold)
     return folder
 
 
 def _of_only_training(path: Path) -> Path:
-    runs = sorted(path.glob("train/*/checkpoint"))
+    runs = _checkpoints(path, "train/*")
     if len(runs) == 1:
         return runs[0]
     if runs:

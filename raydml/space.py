@@ -31,6 +31,9 @@ from raydml.config import (
 )
 from raydml.config.grammar import get_at, set_at, unknown_key, validate
 
+# Values of an integer dimension that are all combined with those of others.
+_SHORT = 16
+
 
 class Study(Model):
     """One search, or with an empty space one experiment. As written in a study file."""
@@ -88,13 +91,16 @@ class Study(Model):
 
     def start_points(self) -> tuple[dict[str, Scalar], ...]:
         """The start points with every dimension filled in from the base."""
-        base = {path: _scalar(get_at(self.base, path)) for path in self.space}
-        return tuple({**base, **point} for point in self.search.start)
+        return tuple(
+            {path: point[path] if path in point else _base_value(self.base, path, index) for path in self.space}
+            for index, point in enumerate(self.search.start)
+        )
 
 
-def _scalar(value: object) -> Scalar:
+def _base_value(base: ExperimentConfig, path: str, index: int) -> Scalar:
+    value = get_at(base, path)
     if not isinstance(value, bool | int | float | str):
-        raise ValueError(f"a range needs a single value in the base, but got {value!r}")
+        raise ValueError(f"search.start.{index}.{path}: the base has no value here, so the start point must give one")
     return value
 
 
@@ -140,7 +146,7 @@ def _check_start(study: Study, distributions: Mapping[str, Distribution]) -> Non
 
 
 def _check_corners(study: Study, distributions: Mapping[str, Distribution]) -> None:
-    """Every corner of every one, two or three dimensions must be a legal study."""
+    """Every value of a short dimension, every pair of them and every corner of three must be a legal study."""
     for point in _corner_points(distributions):
         try:
             experiment = study.experiment(point)
@@ -153,15 +159,22 @@ def _check_corners(study: Study, distributions: Mapping[str, Distribution]) -> N
 def _corner_points(distributions: Mapping[str, Distribution]) -> Iterator[dict[str, Scalar]]:
     for path, distribution in distributions.items():
         yield from ({path: value} for value in distribution.corners())
-    for count in (2, 3):
-        for paths in itertools.combinations(distributions, count):
-            ends = [_ends(distributions[path]) for path in paths]
-            yield from (dict(zip(paths, values, strict=True)) for values in itertools.product(*ends))
+    for paths in itertools.combinations(distributions, 2):
+        yield from _product({path: _near_corners(distributions[path]) for path in paths})
+    for three in itertools.combinations(distributions, 3):
+        corners = {path: distributions[path].corners() for path in three}
+        yield from _product({path: (values[0], values[-1]) for path, values in corners.items()})
 
 
-def _ends(distribution: Distribution) -> Sequence[Scalar]:
+def _product(values: Mapping[str, Sequence[Scalar]]) -> Iterator[dict[str, Scalar]]:
+    return (dict(zip(values, point, strict=True)) for point in itertools.product(*values.values()))
+
+
+def _near_corners(distribution: Distribution) -> Sequence[Scalar]:
+    """All values of a short dimension; of a longer one the ends and, for laws of divisibility, the second."""
     corners = distribution.corners()
-    return (corners[0], corners[-1]) if distribution.kind in ("int", "float") else corners
+    short = distribution.kind != "int" or len(corners) <= _SHORT
+    return corners if short else (corners[0], corners[1], corners[-1])
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -172,16 +185,21 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Study:
 def read_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[str]]:
     """As `read`, with one line for everything an override changed besides its own path."""
     assignments = [overriding.parse_assignment(text) for text in overrides]
-    raw = yamlfile.load(path)
+    raw = written = yamlfile.load(path)
     # A file's name is a name, unless the study says otherwise.
-    raw.setdefault("name", path.stem)
+    written.setdefault("name", path.stem)
     raw, notes = overriding.apply(raw, assignments, study_keys=list(Study.model_fields))
     try:
         return validate(Study, raw), notes
     except ConfigError as error:
-        source = "command line" if _is_about(str(error), [given for given, _ in assignments]) else str(path)
+        source = str(path) if _message(written) == str(error) or not overrides else "command line"
         raise ConfigError(f"{source}: {error}") from None
 
 
-def _is_about(message: str, paths: Sequence[str]) -> bool:
-    return any(re.match(rf"(base\.)?{re.escape(path)}\b", message) for path in paths)
+def _message(raw: Mapping[str, object]) -> str:
+    """What is wrong with a study; nothing where it is valid."""
+    try:
+        validate(Study, raw)
+    except ConfigError as error:
+        return str(error)
+    return ""

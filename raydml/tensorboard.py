@@ -33,7 +33,7 @@ class Curves:
             self._add(hparams.hparams_pb(dict(point), trial_id=directory.name, start_time_secs=time.time()), step=0)
 
     def add(self, row: Mapping[str, float]) -> None:
-        """One epoch's metrics, at its step."""
+        """One epoch's metrics; the horizontal axis counts epochs."""
         values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name not in _NO_CURVE]
         self._add(Summary(value=values), step=int(row["epoch"]))
         self._writer.flush()

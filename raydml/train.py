@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from raydml import atomic
 from raydml.baseline import raw_pixel_metrics
 from raydml.capacity import Worker, fitting_trials, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
@@ -94,6 +95,7 @@ def fit(
     rows = read_history(spec.directory)
     if len(rows) < config.training.num_epochs:
         require_trainable(config)
+        atomic.make_folder(spec.directory)
         with connected(verbose=verbose) as capacity:
             fitting_trials(resources, capacity)
             _train(spec, resources, worker_of(resources, capacity), report)

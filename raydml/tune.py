@@ -73,7 +73,7 @@ def search(study: Study, *, console: Console | None = None, verbose: bool = Fals
     directory = study_directory(study)
     marks = identity.identity_of(study, fingerprint(study.base.data))
     identity.require_same(directory, marks)
-    directory.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(directory)
     lock = FileLock(directory / ".lock")
     try:
         with lock.acquire(timeout=0):

@@ -24,6 +24,8 @@ def load(path: Path) -> dict[str, object]:
         raw = loads(text)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if raw is None:
+        raise ConfigError(f"{path}: expected keys and values, but the file is empty")
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, but got {raw!r}")
     return raw
@@ -37,10 +39,14 @@ def loads(text: str) -> object:
         mark = error.problem_mark or error.context_mark
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = "; ".join(" ".join(str(part).split()) for part in (error.context, error.problem) if part)
-        # ruamel appends advice on silencing duplicate keys: one line is enough.
-        raise ConfigError(f"{at}malformed YAML: {problem.partition(' To suppress')[0]}") from None
+        raise ConfigError(f"{at}malformed YAML: {problem}") from None
     except YAMLError as error:
         raise ConfigError(f"malformed YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, LookupError) as error:
+        # A date that does not exist, a tag whose value does not fit it: the loader lets Python's own errors through.
+        raise ConfigError(f"malformed YAML: a value cannot be read: {error}") from None
+    except RecursionError:
+        raise ConfigError("malformed YAML: nested too deep") from None
 
 
 def dumps(config: BaseModel) -> str:

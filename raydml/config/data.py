@@ -75,7 +75,7 @@ class GlyphsConfig(Sampling):
     noise: float = Field(default=0.1, ge=0.0, le=1.0)
     """Standard deviation of the Gaussian pixel noise, on a scale where white is 1."""
 
-    render_seed: int = Field(default=0, ge=0)
+    render_seed: int = Field(default=0, ge=0, le=2**64 - 1)
     """Seed of the random affine maps, the noise and the order of the classes."""
 
 

@@ -21,7 +21,7 @@ from raydml.config.optimization import (
 class ExperimentConfig(Model):
     """One training, from data to evaluation. Two equal experiments train the same model."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**64 - 1)
     """Seed of the weights, the batches and every random miner."""
 
     data: DataConfig = GlyphsConfig(kind="glyphs")

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Literal, NamedTuple, TypeGuard, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -73,7 +73,10 @@ def validate(model: type[M], raw: object, *, source: str = "", prefix: str = "")
     where = f"{source}: " if source else ""
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}{prefix or 'the top level'}: expected keys and values, but got {raw!r}")
-    _require_plain(raw, path=prefix, where=where)
+    try:
+        _require_plain(raw, path=prefix, where=where)
+    except RecursionError:
+        raise ConfigError(f"{where}{prefix or 'the top level'}: a value contains itself") from None
     try:
         # As JSON, because a strict model takes a list for a tuple only there.
         return model.model_validate_json(json.dumps(raw))
@@ -105,32 +108,42 @@ def _require_plain(value: object, *, path: str, where: str) -> None:
 
 
 def _describe(errors: Sequence[ErrorDetails], model: type[BaseModel], raw: Mapping[str, object], prefix: str) -> str:
-    located = [(*_locate(error["loc"], model, raw), error) for error in errors]
-    first_path, section, first = located[0]
-    same_place = [error for path, _, error in located if path == first_path]
-    path = ".".join(filter(None, (prefix, first_path)))
+    located = [(_locate(error["loc"], model, raw), error) for error in errors]
+    place, first = located[0]
+    same_place = [error for other, error in located if other.path == place.path]
+    path = ".".join(filter(None, (prefix, place.path)))
     # A field of two types fails once for each; together they are one law.
-    text = _law(first, section) if len(same_place) == 1 else _either(same_place)
-    others = len({path for path, _, _ in located}) - 1
+    text = _law(first, place) if len(same_place) == 1 else _either(same_place)
+    others = len({other.path for other, _ in located}) - 1
     more = f" (and {others} more {'place' if others == 1 else 'places'})" if others else ""
     return f"{path}: {text}{more}" if path else f"{text}{more}"
 
 
-def _locate(location: tuple[int | str, ...], model: type[BaseModel], raw: object) -> tuple[str, type[BaseModel] | None]:
-    """Dotted path of an error and the section it lies in. The tags of unions are no part of a path."""
+class _Place(NamedTuple):
+    path: str
+    section: type[BaseModel] | None
+    """The section that holds the last key of the path."""
+    kinds: tuple[str, ...]
+    """What a section at the path itself may be."""
+
+
+def _locate(location: tuple[int | str, ...], model: type[BaseModel], raw: object) -> _Place:
+    """Where an error is. The tag of a union follows its field in a location, and is no part of a path."""
     keys: list[str] = []
-    section: type[BaseModel] | None = model
-    inner: type[BaseModel] | None = model
+    section: type[BaseModel] | None = None
+    here: list[object] = [model]
     for key in location:
-        if isinstance(raw, Mapping) and key not in raw and key == raw.get("kind"):
+        if len(here) > 1:
+            here = [kind for kind in here if key in _kinds([kind])]
             continue
         if not isinstance(raw, Mapping | list):
             break
-        section = inner
+        owner = here[0] if here else None
+        section = owner if _is_section(owner) else None
         keys.append(str(key))
         raw = _child(raw, key)
-        inner = _section_of(section, str(key), raw)
-    return ".".join(keys), section
+        here = _sections_below(owner, str(key))
+    return _Place(".".join(keys), section, _kinds(here))
 
 
 def _child(raw: Mapping[str, object] | list[object], key: int | str) -> object:
@@ -139,14 +152,24 @@ def _child(raw: Mapping[str, object] | list[object], key: int | str) -> object:
     return raw[key] if isinstance(key, int) else None
 
 
-def _section_of(model: type[BaseModel] | None, key: str, raw: object) -> type[BaseModel] | None:
-    field = model.model_fields.get(key) if model else None
-    if field is None:
-        return None
-    sections = [t for t in _alternatives(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
-    if len(sections) > 1 and isinstance(raw, Mapping):
-        sections = [s for s in sections if raw.get("kind") in get_args(s.model_fields["kind"].annotation)]
-    return sections[0] if len(sections) == 1 else None
+def _is_section(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _sections_below(owner: object, key: str) -> list[object]:
+    """Sections, or mappings to sections, that may lie at a key of a section or of a mapping."""
+    if get_origin(owner) is dict:
+        below: object = get_args(owner)[1]
+    elif _is_section(owner) and key in owner.model_fields:
+        below = owner.model_fields[key].annotation
+    else:
+        return []
+    return [found for found in _alternatives(below) if _is_section(found) or get_origin(found) is dict]
+
+
+def _kinds(sections: Iterable[object]) -> tuple[str, ...]:
+    tagged = [section for section in sections if _is_section(section) and "kind" in section.model_fields]
+    return tuple(str(tag) for section in tagged for tag in get_args(section.model_fields["kind"].annotation))
 
 
 def _alternatives(annotation: object) -> list[object]:
@@ -158,14 +181,14 @@ def _alternatives(annotation: object) -> list[object]:
     return [annotation]
 
 
-def _law(error: ErrorDetails, section: type[BaseModel] | None) -> str:
+def _law(error: ErrorDetails, place: _Place) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return unknown_key(str(error["loc"][-1]), section.model_fields if section else ())
+            return unknown_key(str(error["loc"][-1]), place.section.model_fields if place.section else ())
         case "missing":
             return "missing"
         case "union_tag_not_found":
-            return "kind is missing"
+            return f"kind is missing; known: {', '.join(sorted(place.kinds))}"
         case "union_tag_invalid":
             tags = [tag.strip(" '") for tag in str(error["ctx"]["expected_tags"]).split(",")]
             return unknown_key(str(error["ctx"]["tag"]), tags).replace("unknown key", "unknown kind", 1)
@@ -185,6 +208,9 @@ def _expected(error: ErrorDetails) -> str:
         .replace("Input should", "must")
         .replace("greater than or equal to", "at least")
         .replace("less than or equal to", "at most")
+        .replace("be an object", "be keys and values")
+        .replace("a valid dictionary", "keys and values")
+        .replace("a valid array", "a list")
     )
 
 

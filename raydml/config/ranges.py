@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 from typing import Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -77,7 +78,7 @@ class Distribution:
     def contains(self, value: Scalar) -> bool:
         """Whether a value of the configuration can be drawn."""
         if self.choices:
-            return any(value == choice and isinstance(value, str) == isinstance(choice, str) for choice in self.choices)
+            return value in self.choices
         if isinstance(value, bool | str) or not self.low <= value <= self.high:
             return False
         offset = 0.0 if self.step is None else (value - self.low) / self.step
@@ -96,7 +97,10 @@ class Distribution:
         if self.choices:
             return self.choices
         values = range(int(self.low), int(self.high) + 1, int(self.step or 1)) if self.kind == "int" else ()
-        return tuple(values) if 0 < len(values) <= 256 else (self.low, self.high)
+        if 0 < len(values) <= 256:
+            return tuple(values)
+        # A law of divisibility that holds at two neighbours holds everywhere.
+        return (values[0], values[1], values[-1]) if values else (self.low, self.high)
 
 
 def distribution_of(base: ExperimentConfig, path: str, limits: Range) -> Distribution:
@@ -107,6 +111,8 @@ def distribution_of(base: ExperimentConfig, path: str, limits: Range) -> Distrib
         raise ValueError(f"space: {error}") from None
     if path == "kind" or path.endswith(".kind"):
         raise ValueError(f"space.{path}: a kind is not searched; make one study for each")
+    if not all(t in (int, float, str, bool, NoneType) or literal_values(t) for t in types):
+        raise ValueError(f"space.{path}: this is a section or a list; only single values are searched")
     if limits.choices is not None:
         numeric = all(isinstance(c, int | float) and not isinstance(c, bool) for c in limits.choices)
         if numeric and list(limits.choices) != sorted(float(c) for c in limits.choices):

@@ -15,7 +15,6 @@ from raydml.losses.masking import Pairs, masked_mean, pairs_of
 from raydml.losses.mining import sample_negatives
 from raydml.losses.output import LossOutput, check_batch
 
-
 # Negatives drawn for an anchor. With more positives than that in a batch, some share a draw.
 _MOST_DRAWS = 64
 

@@ -1,0 +1,165 @@
+"""How many trials, workers and actors fit on a machine: arithmetic in tables."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from raydml.capacity import (
+    Capacity,
+    Worker,
+    concurrency,
+    embedding_actors,
+    fitting_trials,
+    this_machine,
+    worker_of,
+)
+from raydml.config import ConfigError, Resources
+
+
+def resources(workers: int = 1, cpus: float = 1, gpus: float | None = None) -> Resources:
+    auto_or_number = "auto" if gpus is None else float(gpus)
+    return Resources(workers_per_trial=workers, cpus_per_worker=cpus, gpus_per_worker=auto_or_number)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "capacity", "worker"),
+    [
+        (None, Capacity(4, 0), Worker(2, 0)),
+        (None, Capacity(4, 1), Worker(2, 1)),
+        (None, Capacity(4, 8), Worker(2, 1)),
+        (None, Capacity(4, 0.5), Worker(2, 0)),
+        (0, Capacity(4, 8), Worker(2, 0)),
+        (0.25, Capacity(4, 1), Worker(2, 0.25)),
+        (2, Capacity(4, 0), Worker(2, 2)),
+    ],
+)
+def test_auto_takes_one_gpu_where_there_is_one(
+    gpus_per_worker: float | None, capacity: Capacity, worker: Worker
+) -> None:
+    assert worker_of(resources(cpus=2, gpus=gpus_per_worker), capacity) == worker
+
+
+@pytest.mark.parametrize(
+    ("asked", "capacity", "trials"),
+    [
+        (resources(), Capacity(2, 0), 2),
+        (resources(), Capacity(16, 1), 1),  # the GPU is what runs out
+        (resources(), Capacity(2, 8), 2),  # the cores are
+        (resources(gpus=0), Capacity(16, 1), 16),
+        (resources(gpus=0.25), Capacity(16, 1), 4),
+        (resources(cpus=4), Capacity(10, 0), 2),
+        (resources(cpus=0.5), Capacity(2, 0), 4),
+        (resources(workers=2), Capacity(8, 4), 2),
+        (resources(workers=4, cpus=2, gpus=0), Capacity(17, 0), 2),
+        # What is exact on paper is exact: 0.3 / 0.1 is 2.999... in floating point
+        (resources(cpus=0.1), Capacity(0.3, 0), 3),
+        (resources(cpus=0.1, workers=3), Capacity(0.3, 0), 1),
+        (resources(cpus=0.1 * 3), Capacity(0.3, 0), 1),
+        (resources(gpus=0.1), Capacity(100, 0.7), 7),
+        (resources(cpus=1.0001), Capacity(3, 0), 2),
+    ],
+)
+def test_trials_fit_as_often_as_the_scarcest_resource_allows(asked: Resources, capacity: Capacity, trials: int) -> None:
+    assert fitting_trials(asked, capacity) == trials
+
+
+@pytest.mark.parametrize(
+    ("asked", "capacity", "numbers"),
+    [
+        (resources(workers=64), Capacity(2, 0), ("64 x 1 CPUs", "2 CPUs", "workers_per_trial=64")),
+        (resources(cpus=2.5), Capacity(2, 0), ("1 x 2.5 CPUs", "2 CPUs", "cpus_per_worker=2.5")),
+        (resources(gpus=1), Capacity(2, 0), ("1 x 1 GPUs", "0 GPUs", "gpus_per_worker=1")),
+        (resources(gpus=0.5), Capacity(2, 0.4), ("0.5 GPUs", "0.4 GPUs", "gpus_per_worker=0.5")),
+        (resources(workers=3), Capacity(8, 2), ("3 x 1 GPUs", "2 GPUs", "workers_per_trial=3")),
+    ],
+)
+def test_what_can_never_fit_is_refused_with_the_numbers(
+    asked: Resources, capacity: Capacity, numbers: tuple[str, ...]
+) -> None:
+    for refused in (fitting_trials, lambda r, c: concurrency(r, c, limit=None, num_trials=1)):
+        with pytest.raises(ConfigError, match=r"^resources: a trial needs ") as caught:
+            refused(asked, capacity)
+        assert all(number in str(caught.value) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_trials", "at_a_time"),
+    [(None, 25, 8), (3, 25, 3), (100, 25, 8), (1, 25, 1), (None, 5, 5), (3, 2, 2), (None, 0, 1)],
+)
+def test_concurrency_is_the_smallest_of_machine_limit_and_trials(
+    limit: int | None, num_trials: int, at_a_time: int
+) -> None:
+    assert concurrency(resources(), Capacity(8, 0), limit=limit, num_trials=num_trials) == at_a_time
+
+
+@pytest.mark.parametrize(
+    ("asked", "capacity", "number", "worker"),
+    [
+        (resources(), Capacity(8, 0), 7, Worker(1, 0)),  # a core is left for the tasks that feed them
+        (resources(), Capacity(2, 0), 1, Worker(1, 0)),
+        (resources(cpus=4), Capacity(16, 0), 3, Worker(4, 0)),
+        (resources(cpus=4), Capacity(4, 0), 1, Worker(3, 0)),  # smaller rather than starving its own input
+        (resources(cpus=0.1), Capacity(3.3, 0), 23, Worker(0.1, 0)),  # 2.3 / 0.1 is 22.999...
+        (resources(), Capacity(16, 4), 4, Worker(1, 1)),
+        (resources(gpus=0.5), Capacity(16, 2), 4, Worker(1, 0.5)),
+        (resources(gpus=0), Capacity(8, 4), 7, Worker(1, 0)),
+    ],
+)
+def test_embedding_actors_fill_the_machine_but_for_one_core(
+    asked: Resources, capacity: Capacity, number: int, worker: Worker
+) -> None:
+    found, size = embedding_actors(asked, capacity)
+    assert (found, size.gpus) == (number, worker.gpus)
+    assert size.cpus == pytest.approx(worker.cpus)
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 4])
+@pytest.mark.parametrize("cpus", [1, 1.5, 2, 4, 16])
+@pytest.mark.parametrize("asked", [resources(), resources(cpus=0.25), resources(cpus=4)], ids=["1", "0.25", "4"])
+def test_embedding_actors_never_take_the_core_that_feeds_them(asked: Resources, cpus: float, gpus: float) -> None:
+    """Ray Data reads in tasks of one core: without a free one an evaluation waits for ever, silently."""
+    number, worker = embedding_actors(asked, Capacity(cpus, gpus))
+    assert number >= 1
+    assert number * worker.gpus <= gpus
+    assert number * worker.cpus + 1 <= cpus + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("asked", "capacity", "numbers"),
+    [
+        (resources(gpus=1), Capacity(2, 0), ("1 GPUs", "0 GPUs", "gpus_per_worker=1")),
+        (resources(gpus=4), Capacity(8, 2), ("4 GPUs", "2 GPUs", "gpus_per_worker=4")),
+    ],
+)
+def test_an_embedding_actor_that_can_never_start_is_refused(
+    asked: Resources, capacity: Capacity, numbers: tuple[str, ...]
+) -> None:
+    """Ray would wait for its GPU for ever."""
+    with pytest.raises(ConfigError) as caught:
+        embedding_actors(asked, capacity)
+    assert all(number in str(caught.value) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("fields", "law"),
+    [
+        ({"workers_per_trial": 2, "gpus_per_worker": 0.5}, "must be whole where workers_per_trial > 1, but got 0.5"),
+        ({"gpus_per_worker": -1.0}, "must not be negative, but got -1"),
+    ],
+)
+def test_workers_of_one_trial_never_share_a_gpu(fields: dict[str, float], law: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(law)):
+        Resources(**fields)  # type: ignore[arg-type]
+
+
+def test_this_machine_counts_the_cores_of_this_process_and_hides_what_is_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for hidden in ("", "-1", " "):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert this_machine().gpus == 0
+    if hasattr(os, "sched_getaffinity"):
+        assert this_machine().cpus == len(os.sched_getaffinity(0))

@@ -1,0 +1,80 @@
+"""From a configuration to images: addresses that say what decides the pixels, and subsets without a common class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydml.config import ConfigError, DataConfig, DigitsConfig, ExperimentConfig, GlyphsConfig
+from raydml.data import catalog
+from raydml.data.cache import ImageSet
+
+GLYPHS = GlyphsConfig(kind="glyphs", num_classes=20, images_per_class=4, image_size=16)
+
+
+def changed(config: DataConfig, **fields: object) -> DataConfig:
+    return type(config).model_validate(config.model_dump() | fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"num_classes": 21}, {"images_per_class": 5}, {"image_size": 17}, {"noise": 0.2}, {"render_seed": 1}],
+    ids=str,
+)
+def test_what_changes_the_pixels_changes_the_address(fields: dict[str, object]) -> None:
+    assert catalog.fingerprint(changed(GLYPHS, **fields)) != catalog.fingerprint(GLYPHS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cache": "/elsewhere"},
+        {"batch_size": 40},
+        {"samples_per_class": 2},
+        {"num_folds": 2},
+        {"test_fraction": 0.4},
+        {"augment": {"flip": 0.5}},
+    ],
+    ids=str,
+)
+def test_what_leaves_the_pixels_alone_leaves_the_address_alone(fields: dict[str, object]) -> None:
+    assert catalog.fingerprint(changed(GLYPHS, **fields)) == catalog.fingerprint(GLYPHS)
+
+
+def test_every_kind_of_data_has_an_address_of_its_own() -> None:
+    digits = DigitsConfig(kind="digits", image_size=16)
+    addresses = {catalog.fingerprint(config) for config in (GLYPHS, digits, changed(digits, image_size=8))}
+    assert len(addresses) == 3
+
+
+@pytest.fixture
+def images(tiny: ExperimentConfig) -> ImageSet:
+    return catalog.open_images(tiny.data)
+
+
+def test_folds_and_test_classes_have_no_class_in_common(tiny: ExperimentConfig, images: ImageSet) -> None:
+    test = catalog.test_subset(images, tiny.data)
+    trainval = catalog.trainval_subset(images, tiny.data)
+    assert not set(test.classes) & set(trainval.classes)
+    assert sorted([*test.index, *trainval.index]) == list(range(len(images.labels)))
+    validated: list[int] = []
+    for fold in range(tiny.data.num_folds):
+        train, val = catalog.fold_subsets(images, tiny.data, fold)
+        assert sorted([*train.classes, *val.classes]) == trainval.classes.tolist()
+        assert sorted([*train.index, *val.index]) == trainval.index.tolist()
+        validated += val.classes.tolist()
+    assert validated == trainval.classes.tolist()
+
+
+def test_labels_of_a_subset_count_its_classes(tiny: ExperimentConfig, images: ImageSet) -> None:
+    for subset in (*catalog.fold_subsets(images, tiny.data, 2), catalog.test_subset(images, tiny.data)):
+        assert np.unique(subset.labels).tolist() == list(range(subset.num_classes))
+        assert np.array_equal(subset.classes[subset.labels], images.labels[subset.index])
+
+
+def test_too_few_classes_for_the_folds_are_a_clear_error(cache: Path) -> None:
+    config = changed(GLYPHS, num_classes=8, num_folds=4, cache=str(cache))
+    with pytest.raises(ConfigError, match=r"data: glyphs has 8 classes: .*num_folds=4"):
+        catalog.open_images(config)

@@ -1,0 +1,225 @@
+"""Studies: what a range means, and that no point of a space breaks a law of the configuration."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydml import yamlfile
+from raydml.config import ConfigError, ExperimentConfig
+from raydml.config.grammar import validate
+from raydml.space import Study, metric_names, read
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "search_spaces").glob("*.yaml"))
+BASE: dict[str, Any] = {
+    "data": {"kind": "glyphs", "batch_size": 24, "samples_per_class": 4, "num_folds": 4},
+    "training": {"num_epochs": 8},
+}
+
+
+def study_of(space: dict[str, Any] | None = None, base: dict[str, Any] | None = None, **sections: Any) -> Study:  # noqa: ANN401
+    raw = {"name": "s", "protocol": "quick", "base": {**BASE, **(base or {})}, "space": space or {}, **sections}
+    return validate(Study, raw)
+
+
+def message_of(*args: Any, **sections: Any) -> str:  # noqa: ANN401
+    with pytest.raises(ConfigError) as caught:
+        study_of(*args, **sections)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "limits", "law"),
+    [
+        ("model.embedding_dim", {"low": 8.0, "high": 64}, "this field is an integer, but got low=8.0, high=64"),
+        ("loss.similarity", {"low": 0, "high": 1}, "choose among cosine, euclidean, squared_euclidean"),
+        ("model.backbone", {"low": 0, "high": 1}, "must be given as choices"),
+        ("loss.kind", {"choices": ["triplet", "margin"]}, "a kind is not searched"),
+        ("data.kind", {"choices": ["digits", "glyphs"]}, "a kind is not searched"),
+        ("loss.margn", {"low": 0, "high": 1}, "unknown key 'margn'; known: kind, margin, "),
+        ("los.margin", {"low": 0, "high": 1}, "did you mean 'loss'?"),
+        ("search.seed", {"low": 0, "high": 1}, "unknown key 'search'"),
+        ("loss", {"choices": ["triplet", "margin"]}, "loss"),
+        ("evaluation.recall_at", {"choices": [1, 2]}, "recall_at"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_by_path(path: str, limits: dict[str, Any], law: str) -> None:
+    message = message_of({path: limits})
+    assert message.startswith("space")
+    assert law in message
+    assert "Config(" not in message, "a section's internals are no message"
+
+
+def test_a_misspelt_key_of_a_range_lists_those_there_are() -> None:
+    message = message_of({"loss.margin": {"lo": 0, "high": 1}})
+    assert message.startswith("space.loss.margin.lo: unknown key 'lo'; known: choices, high, log, low, step")
+
+
+@pytest.mark.parametrize(
+    ("space", "point", "law"),
+    [
+        ({"loss.margin": {"low": 0, "high": 3}}, "loss.margin=3.0", "at most 2"),
+        ({"optimizer.lr": {"low": 0, "high": 1}}, "optimizer.lr=0.0", "greater than 0"),
+        ({"loss.similarity": {"choices": ["cosine", "cos"]}}, "loss.similarity=cos", "'euclidean'"),
+        ({"model.backbone": {"choices": ["resnet18", "resnet5o"]}}, "model.backbone=resnet5o", "nearest: resnet50"),
+        # Both ends are legal, the values between them are not.
+        ({"data.batch_size": {"low": 24, "high": 48}}, "data.batch_size=25", "batch_size=25, samples_per_class=4"),
+        ({"data.batch_size": {"low": 24, "high": 1024}}, "data.batch_size=", "divisible by samples_per_class"),
+        # Each is legal with the base, two of them are not.
+        (
+            {"data.batch_size": {"choices": [8, 24]}, "data.samples_per_class": {"choices": [2, 6]}},
+            "data.batch_size=8, data.samples_per_class=6",
+            "batch_size=8, samples_per_class=6",
+        ),
+        # As above, and both ends of both ranges are legal together: 32 images in threes are not.
+        (
+            {"data.batch_size": {"low": 24, "high": 48, "step": 8}, "data.samples_per_class": {"low": 2, "high": 4}},
+            "data.batch_size=32, data.samples_per_class=3",
+            "divisible",
+        ),
+        (
+            {"training.num_epochs": {"low": 4, "high": 9}, "schedule.warmup_epochs": {"low": 0, "high": 5}},
+            "training.num_epochs=4, schedule.warmup_epochs=5.0",
+            "must be below training.num_epochs",
+        ),
+    ],
+)
+def test_a_space_that_touches_an_illegal_point_dies_and_names_it(space: dict[str, Any], point: str, law: str) -> None:
+    message = message_of(space)
+    assert message.startswith(f"space: the point {point}")
+    assert law in message
+
+
+def test_corners_of_two_and_three_dimensions_are_checked_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[dict[str, Any]] = []
+    experiment = Study.experiment
+
+    def recorded(self: Study, point: dict[str, Any]) -> ExperimentConfig:
+        checked.append(point)
+        return experiment(self, point)
+
+    monkeypatch.setattr(Study, "experiment", recorded)
+    ends = {"loss.margin": (0.0, 1.0), "loss.scale": (4.0, 8.0), "optimizer.lr": (0.1, 0.2)}
+    study_of({path: {"low": low, "high": high} for path, (low, high) in ends.items()})
+    for paths in (*itertools.combinations(ends, 2), tuple(ends)):
+        for values in itertools.product(*(ends[path] for path in paths)):
+            assert dict(zip(paths, values, strict=True)) in checked
+
+
+def test_workers_and_folds_are_checked_at_every_point() -> None:
+    resources = {"workers_per_trial": 2}
+    batch = {"data.batch_size": {"choices": [24, 27]}, "data.samples_per_class": {"choices": [3, 9]}}
+    base = {"data": {**BASE["data"], "samples_per_class": 3}}
+    assert "data.batch_size=27, workers_per_trial=2" in message_of(batch, base, resources=resources)
+    folds = {"data.num_folds": {"low": 2, "high": 4}}
+    assert "folds_run=3, data.num_folds=2" in message_of(folds, protocol={"folds_run": 3})
+    assert study_of(folds, protocol={"folds_run": 2}).protocol.folds_run == 2
+
+
+def test_workers_must_divide_the_batch_and_folds_must_exist() -> None:
+    message = message_of(resources={"workers_per_trial": 5})
+    assert "divisible by resources.workers_per_trial" in message
+    assert "data.batch_size=24, workers_per_trial=5" in message
+    message = message_of(protocol={"folds_run": 5})
+    assert "folds_run=5, data.num_folds=4" in message
+
+
+def test_a_start_point_takes_from_the_base_what_it_leaves_out() -> None:
+    space = {"loss.margin": {"low": 0, "high": 1}, "optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    study = study_of(space, search={"start": [{"loss.margin": 0.7}, {}]})
+    assert study.start_points() == (
+        {"loss.margin": 0.7, "optimizer.lr": 1e-3},
+        {"loss.margin": 0.2, "optimizer.lr": 1e-3},
+    )
+    assert study.experiment(study.start_points()[0]).loss.model_dump()["margin"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({"loss.margin": 0.9}, "search.start.0.loss.margin: 0.9 lies outside its range"),
+        ({"loss.margin": "x"}, "search.start.0.loss.margin: x lies outside its range"),
+        ({"loss.margin": True}, "search.start.0.loss.margin: "),
+        ({}, "search.start.0.loss.margin: 0.2 (taken from the base) lies outside its range"),
+        ({"loss.margn": 0.4}, "search.start.0: unknown key 'loss.margn'; known: loss.margin; did you mean"),
+    ],
+)
+def test_a_start_point_outside_its_range_is_refused(start: dict[str, Any], message: str) -> None:
+    found = message_of({"loss.margin": {"low": 0.3, "high": 0.6}}, search={"start": [start]})
+    assert found.startswith(message)
+    if "lies outside" in message:
+        assert "'low': 0.3, 'high': 0.6" in found
+
+
+def test_a_field_without_a_value_in_the_base_must_be_in_every_start_point() -> None:
+    space = {"optimizer.clip_norm": {"low": 1, "high": 2}}
+    assert study_of(space, search={"start": [{"optimizer.clip_norm": 1.5}]}).start_points()
+    message = message_of(space, search={"start": [{}]})
+    assert message.startswith("search.start.0.optimizer.clip_norm: ")
+
+
+@pytest.mark.parametrize("metric", ["map@r", "test/map@r", "train/loss", ""])
+def test_a_metric_is_one_of_validation(metric: str) -> None:
+    message = message_of(search={"metric": metric})
+    assert "search.metric must begin with val/" in message
+    assert f"'{metric}'" in message
+
+
+def test_a_metric_must_be_computed() -> None:
+    assert "did you mean 'val/recall@1'?" in message_of(search={"metric": "val/recal@1"})
+    study = study_of(base={"evaluation": {"recall_at": [3]}}, search={"metric": "val/recall@3"})
+    assert metric_names(study.base) == ("map@r", "r_precision", "recall@3")
+
+
+def test_a_protocol_is_a_preset_or_spelled_out() -> None:
+    assert study_of().protocol.model_dump() == {"preset": "quick", "folds_run": 1}
+    assert study_of(protocol={"folds_run": 3}).protocol.preset == "custom"
+    assert "unknown protocol 'honst'; known: quick" in message_of(protocol="honst")
+    assert "the preset quick runs one fold, but got folds_run=2" in message_of(
+        protocol={"preset": "quick", "folds_run": 2}
+    )
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b"])
+def test_a_name_is_the_name_of_a_folder(name: str) -> None:
+    assert message_of(name=name).startswith("name: ")
+
+
+def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
+    study = study_of({"loss.margin": {"low": 0, "high": 1, "step": 0.25}}, search={"start": [{"loss.margin": 0.5}]})
+    (tmp_path / "study.yaml").write_text(yamlfile.dumps(study), encoding="utf-8")
+    assert read(tmp_path / "study.yaml") == study
+
+
+def test_a_file_lends_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "my-study.yaml"
+    path.write_text(json.dumps({"protocol": "quick"}), encoding="utf-8")
+    assert read(path) == Study.model_validate_json('{"name": "my-study", "protocol": "quick"}')
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_study_is_valid_and_its_start_points_lie_in_range(path: Path) -> None:
+    study = read(path)
+    assert study.name == path.stem
+    for point in study.start_points():
+        assert all(study.distributions()[name].contains(value) for name, value in point.items())
+        assert isinstance(study.experiment(point), ExperimentConfig)
+
+
+def test_reading_a_study_loads_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; from pathlib import Path; from raydml.space import read\n"
+        "for path in sys.argv[1:]: read(Path(path))\n"
+        "print([name for name in ('torch', 'ray', 'optuna', 'numpy') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, *map(str, SHIPPED)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
