@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from raydml.config import Scalar
+from raydml.config import Distribution, Scalar
 
 _NO_CURVE = ("epoch", "step")
 
@@ -51,13 +51,22 @@ class Curves:
         self._writer.add_event(Event(summary=summary, wall_time=time.time(), step=step))
 
 
-def write_experiment(directory: Path, *, paths: Sequence[str], metrics: Sequence[str]) -> None:
-    """What was searched and which metrics belong to it, for the HParams tab of a whole study."""
+def write_experiment(directory: Path, *, space: Mapping[str, Distribution], metrics: Sequence[str]) -> None:
+    """What is searched, where, and which metrics belong to it: the columns of the HParams tab of a whole study."""
     for old in directory.glob("events.out.tfevents.*"):
         old.unlink()
     writer = EventFileWriter(str(directory))
     config = hparams.hparams_config_pb(
-        hparams=[hparams.HParam(path) for path in paths], metrics=[hparams.Metric(name) for name in metrics]
+        hparams=[hparams.HParam(path, _domain(distribution)) for path, distribution in space.items()],
+        metrics=[hparams.Metric(name) for name in metrics],
     )
     writer.add_event(Event(summary=config, wall_time=time.time(), step=0))
     writer.close()
+
+
+def _domain(distribution: Distribution) -> hparams.Domain:
+    if distribution.choices:
+        # One type for all: TensorBoard takes 1 and 2.5 for two different kinds of domain.
+        numeric = distribution.kind == "ordered"
+        return hparams.Discrete([float(c) if numeric else str(c) for c in distribution.choices])
+    return hparams.RealInterval(float(distribution.low), float(distribution.high))

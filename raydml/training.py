@@ -99,7 +99,7 @@ class Run:
         names = [name for name in of_each[0] if name not in ("epoch", "step", "seconds")]
         combined: dict[str, float] = {"epoch": epoch, "step": of_each[0]["step"]}
         combined |= {name: float(np.mean([metrics[name] for metrics in of_each])) for name in names}
-        if self.spec.split == "train":
+        if len(of_each) > 1:
             for fold, metrics in zip(self.spec.folds, of_each, strict=True):
                 combined |= {f"fold{fold}/{name}": metrics[name] for name in names}
         return {**combined, "seconds": sum(metrics["seconds"] for metrics in of_each)}

@@ -91,7 +91,7 @@ def _search(
     enqueue_start_points(memory, study)
     baseline = _baseline(study, directory)
     metrics = [f"val/{name}" for name in metric_names(study.base)]
-    tensorboard.write_experiment(directory, paths=list(study.space), metrics=metrics)
+    tensorboard.write_experiment(directory, space=study.distributions(), metrics=metrics)
     note = f"{study.base.data.kind}: raw pixels {_metric_of(study, baseline):.4f} {study.search.metric}; {stamp(study)}"
     display = SearchDisplay(study, console, earlier=memory.get_trials(), note=note)
     if _remaining(study, memory):

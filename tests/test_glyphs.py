@@ -82,6 +82,15 @@ def test_characters_are_white_on_black_and_every_instance_differs(clean: Decoded
     assert len(np.unique(clean.images.reshape(180, -1), axis=0)) == 180
 
 
+def test_even_of_one_face_every_instance_differs() -> None:
+    config = SMALL.model_copy(update={"num_classes": 8, "images_per_class": 60, "noise": 0.0})
+    decoded = render_glyphs(config)
+    for source in sorted(set(decoded.sources)):
+        same = decoded.images[[other == source for other in decoded.sources]].reshape(-1, 16 * 16)
+        assert len(same) >= 3
+        assert len(np.unique(same, axis=0)) == len(same)
+
+
 def test_noise_has_the_deviation_asked_for(clean: Decoded, noisy: Decoded) -> None:
     ink = clean.images.astype(float) / 255
     # Where the clean image is grey, clipping hides nothing.

@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from raydml.config import Scalar
+from raydml.config import Distribution, Scalar
 from raydml.tensorboard import Curves, write_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -96,10 +96,19 @@ def test_a_run_that_goes_on_is_one_curve_in_one_file(tmp_path: Path) -> None:
 
 
 def test_the_experiment_lists_what_was_searched_and_its_metrics(tmp_path: Path) -> None:
+    space = {
+        "loss.margin": Distribution("float", 0.0, 0.5),
+        "model.embedding_dim": Distribution("ordered", 0, 1, choices=(16, 32)),
+        "loss.scope": Distribution("categorical", 0, 1, choices=("anchor", "batch")),
+    }
     for _ in range(2):  # a search that goes on writes it again
-        write_experiment(tmp_path, paths=["loss.margin", "optimizer.lr"], metrics=["val/map@r", "val/recall@1"])
+        write_experiment(tmp_path, space=space, metrics=["val/map@r", "val/recall@1"])
     experiment = plugin(tmp_path, metadata.EXPERIMENT_TAG)
-    assert [info.name for info in experiment.hparam_infos] == ["loss.margin", "optimizer.lr"]
+    margin, dim, scope = experiment.hparam_infos
+    assert [info.name for info in experiment.hparam_infos] == list(space)
+    assert (margin.domain_interval.min_value, margin.domain_interval.max_value) == (0.0, 0.5)
+    assert [value.number_value for value in dim.domain_discrete.values] == [16, 32]
+    assert [value.string_value for value in scope.domain_discrete.values] == ["anchor", "batch"]
     assert [info.name.tag for info in experiment.metric_infos] == ["val/map@r", "val/recall@1"]
 
 
