@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from raydml.data.cache import ImageSet
+from raydml.data.cache import ImageSet, Pixels
 from raydml.data.catalog import Subset
 from raydml.metrics import retrieval_metrics
 
 # Larger images are averaged down to this first: neighbours of pixels get better, not worse, and memory stays small.
 _LARGEST_SIDE = 32
+# Images of full size that are in memory as floats.
+_AT_A_TIME = 256
 
 
 def raw_pixel_metrics(images: ImageSet, subset: Subset, *, recall_at: Sequence[int] = (1, 2, 4, 8)) -> dict[str, float]:
@@ -19,9 +22,15 @@ def raw_pixel_metrics(images: ImageSet, subset: Subset, *, recall_at: Sequence[i
 
     Of plain, centred and Euclidean pixels this is the strongest on glyphs and digits.
     """
-    pixels = torch.from_numpy(images.images[subset.index]).permute(0, 3, 1, 2).float()
-    if max(pixels.shape[2:]) > _LARGEST_SIDE:
-        pixels = torch.nn.functional.adaptive_avg_pool2d(pixels, _LARGEST_SIDE)
-    rows = pixels.flatten(1)
+    num_parts = -(-len(subset.index) // _AT_A_TIME)
+    rows = torch.cat([_rows(images.images[part]) for part in np.array_split(subset.index, num_parts)])
     embeddings = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
     return retrieval_metrics(embeddings, subset.labels, recall_at=recall_at)
+
+
+def _rows(pixels: Pixels) -> torch.Tensor:
+    """(n, H, W, C) uint8 -> (n, F) float32."""
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    if max(x.shape[2:]) > _LARGEST_SIDE:
+        x = torch.nn.functional.adaptive_avg_pool2d(x, _LARGEST_SIDE)
+    return x.flatten(1)

@@ -71,6 +71,7 @@ def load(directory: Path, *, device: torch.device, fingerprint: str | None = Non
     state.objective.load_state_dict(load_file(directory / "model.safetensors"))
     saved = torch.load(directory / "state.pt", map_location=device, weights_only=True)
     state.optimizer.load_state_dict(saved["optimizer"])
+    state.config = parse(meta["config"])
     state.epoch, state.step, state.history = meta["epoch"], meta["step"], meta["history"]
     return state
 

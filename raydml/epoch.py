@@ -20,10 +20,10 @@ from raydml.optim import build_optimizer, lr_factor, masked_step, set_learning_r
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the parameters are those before that step."""
+    """The loss or its gradient became NaN or infinite; the parameters are those before that step."""
 
     def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the loss is not finite at epoch {epoch}, step {step}")
+        super().__init__(f"the loss or its gradient is not finite at epoch {epoch}, step {step}")
         self.epoch, self.step = epoch, step
 
     def __reduce__(self) -> tuple[type[NonFiniteLossError], tuple[int, int]]:
@@ -89,11 +89,13 @@ class _Means:
         """() bool on the device: from the first bad step on, no step may change a parameter."""
         return self._first_bad >= 0
 
-    def add(self, output: LossOutput, step: int) -> None:
+    def add(self, output: LossOutput, gradient_norm: Tensor, step: int) -> None:
         value = output.value.detach()
-        now_bad = ~torch.isfinite(value) & (self._first_bad < 0)
+        # A gradient may overflow where the loss itself does not.
+        finite = torch.isfinite(value) & torch.isfinite(gradient_norm)
+        now_bad = ~finite & (self._first_bad < 0)
         self._first_bad = torch.where(now_bad, step, self._first_bad)
-        for name, number in {"loss": value, **output.stats}.items():
+        for name, number in {"loss": value, "gradient_norm": gradient_norm, **output.stats}.items():
             self._sums[name] = self._sums.get(name, 0.0) + number.double()
         self._steps += 1
 
@@ -104,14 +106,17 @@ class _Means:
             raise NonFiniteLossError(epoch, first_bad)
 
     def means(self) -> dict[str, float]:
-        return {name: float(total) / self._steps for name, total in self._sums.items()}
+        totals: list[float] = torch.stack(list(self._sums.values())).tolist()
+        return {name: total / self._steps for name, total in zip(self._sums, totals, strict=True)}
 
 
 def train_epoch(state: TrainingState, batches: Iterable[Batch], *, device: torch.device) -> dict[str, float]:
-    """Trains on the batches, counts an epoch and returns the means over its steps: `loss` and the loss's statistics.
+    """Trains on the batches, counts an epoch and returns means over its steps.
+
+    These are `loss`, the loss's statistics, and `gradient_norm` before clipping.
 
     The host looks at the device every `training.log_steps` steps and at the end. Raises NonFiniteLossError naming
-    epoch (from 1) and step (from 0); the parameters are then those before the bad step.
+    epoch (from 1) and step (from 0); the parameters are those before that step.
     """
     config = state.config
     parameters = [p for p in state.objective.parameters() if p.requires_grad]
@@ -123,9 +128,10 @@ def train_epoch(state: TrainingState, batches: Iterable[Batch], *, device: torch
         output: LossOutput = state.parallel(network_input(batch, state.shape.image_size), batch.labels, context=context)
         state.optimizer.zero_grad(set_to_none=True)
         output.value.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if config.optimizer.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
-        means.add(output, state.step)
+            nn.utils.clip_grads_with_norm_(parameters, config.optimizer.clip_norm, norm)
+        means.add(output, norm, state.step)
         masked_step(state.optimizer, means.stopped)
         state.step += 1
         if state.step % config.training.log_steps == 0:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from raydml import atomic
 from raydml.config import ConfigError, dump
+from raydml.config.grammar import differences
 from raydml.space import Study
 
 
@@ -52,12 +53,10 @@ def require_same(directory: Path, identity: Mapping[str, object]) -> None:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     if hash_of(stored) == hash_of(identity):
         return
-    differences = [
-        f"{where} is {then} there and {now} here" for where, then, now in _differences(stored, dict(identity))
-    ]
-    more = f" (and {len(differences) - 2} more)" if len(differences) > 2 else ""
+    changes = [f"{where} is {then} there and {now} here" for where, then, now in differences(stored, dict(identity))]
+    more = f" (and {len(changes) - 2} more)" if len(changes) > 2 else ""
     raise ConfigError(
-        f"{directory} holds a different study: {'; '.join(differences[:2])}{more}; give this one another name=... or "
+        f"{directory} holds a different study: {'; '.join(changes[:2])}{more}; give this one another name=... or "
         "storage=..."
     )
 
@@ -67,11 +66,3 @@ def write(directory: Path, identity: Mapping[str, object], **provenance: object)
     atomic.write_json(
         directory / "identity.json", {"hash": hash_of(identity), "identity": dict(identity), **provenance}
     )
-
-
-def _differences(a: object, b: object, where: str = "") -> Iterator[tuple[str, object, object]]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(a.keys() | b.keys()):
-            yield from _differences(a.get(key), b.get(key), f"{where}.{key}" if where else str(key))
-    elif a != b:
-        yield where, a, b

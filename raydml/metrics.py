@@ -74,6 +74,10 @@ def retrieval_metrics(
     else:
         g, g_labels = _checked(gallery, gallery_labels, "gallery")
         own = None
+        if g.shape[1] != q.shape[1]:
+            raise ValueError(f"query and gallery must have one dimension, but got {q.shape[1]} and {g.shape[1]}")
+        wider = torch.promote_types(q.dtype, g.dtype)
+        q, g = q.to(wider), g.to(wider)
     num_positives = _num_positives(q_labels, g_labels) - int(own is not None)
     usable = num_positives > 0
     if not bool(usable.any()):
@@ -169,8 +173,8 @@ def _count_block(
     positives = positives.sort(1, descending=True).values[:, : int(num_positives.max())]
     similarity.scatter_(1, column, -torch.inf)
     nearest_positive = positives[:, :1]
-    at_least = (similarity >= nearest_positive).sum(1)
-    above = (similarity > nearest_positive).sum(1)
+    at_least = _count_true(similarity >= nearest_positive)
+    tied = (similarity == nearest_positive).any(1)
     # R negatives at or above s_i are enough to push positive i out of the first R: deeper ones cannot matter.
     depth = min(positives.shape[1], num_columns)
     hardest = similarity.topk(depth, dim=1).values
@@ -179,7 +183,20 @@ def _count_block(
     rank = place + ahead
     counts = (place <= num_positives[:, None]) & (rank <= num_positives[:, None])
     average_precision = torch.where(counts, place / rank.double(), 0.0).sum(1) / num_positives
-    return Ranks(1 + at_least, average_precision, counts.sum(1).double() / num_positives, at_least > above)
+    return Ranks(1 + at_least, average_precision, counts.sum(1).double() / num_positives, tied)
+
+
+def _count_true(mask: Tensor) -> Tensor:
+    """Row sums of a mask (rows, columns) -> int64: eight columns a word, 255 words at a time, so no byte overflows.
+
+    A plain sum first makes an int64 of every entry, which costs a third of the product that it follows.
+    """
+    packed = mask.shape[1] // 2040 * 2040
+    count = mask[:, packed:].sum(1)
+    if packed:
+        words = mask[:, :packed].contiguous().view(torch.int64).view(len(mask), -1, 255).sum(2)
+        count += words.view(torch.uint8).view(len(mask), -1).sum(1)
+    return count
 
 
 def _ranks_by_faiss(
@@ -210,7 +227,7 @@ def _ranks_by_faiss(
         within.sum(1).double() / num_positives,
         tied,
     )
-    cut = (relevant & (similarity == similarity[:, -1:])).any(1).nonzero()[:, 0]
+    cut = ((relevant & (similarity == similarity[:, -1:])).any(1) | ~found).nonzero()[:, 0]
     if len(cut) and k < len(gallery) - int(own is not None):
         counted = _ranks_by_counting(query[cut], query_labels[cut], gallery, gallery_labels, _at(own, cut), deepest)
         for column, exact in zip(ranks, counted, strict=True):

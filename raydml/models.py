@@ -158,7 +158,8 @@ def _create_backbone(config: ModelConfig, in_channels: int, image_size: int) -> 
     try:
         backbone: nn.Module = timm.create_model(config.backbone, **options)
     except Exception as error:  # timm, the hub client and the network raise whatever they like
-        what = f"pretrained weights of {config.backbone} cannot be had" if pretrained else "timm refuses the backbone"
+        name = config.backbone
+        what = f"pretrained weights of {name} cannot be had" if pretrained else f"timm refuses {name} at {image_size}"
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"model.backbone: {what}: {type(error).__name__}: {reason}") from error
     return backbone
@@ -179,7 +180,7 @@ def _num_features(backbone: nn.Module, config: ModelConfig, in_channels: int, im
     backbone.eval()
     try:
         features = backbone(torch.zeros(_PROBE_IMAGES, in_channels, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"model.backbone: {config.backbone} cannot take images of {image_size} x {image_size}: {reason}"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 Engine = Literal["auto", "torch", "faiss"]
 
-# One block of similarities: 64 MiB of float32 per matrix, a few of which live at a time.
-_BLOCK_ENTRIES = 2**24
+# One block of similarities: 16 MiB of float32, near what a core's caches hold; a few of them live at a time.
+_BLOCK_ENTRIES = 2**22
 
 
 def nearest(
@@ -44,9 +44,23 @@ def _nearest_torch(query: Tensor, gallery: Tensor, k: int, exclude: Tensor | Non
         similarity = query[rows] @ gallery.T
         if exclude is not None:
             similarity.scatter_(1, exclude[rows, None], -torch.inf)
-        best = similarity.topk(k, dim=1)
-        found.append((best.values, best.indices))
+        found.append(_first_of_equals(similarity, k))
     return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
+
+
+def _first_of_equals(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row; where a tie is cut, those of the lowest index, which topk does not promise."""
+    values, index = similarity.topk(k, dim=1)
+    last = values[:, -1:]
+    cut = ((similarity >= last).sum(1) > k).nonzero()[:, 0]
+    if len(cut):
+        rows = similarity[cut]
+        above = rows > last[cut]
+        equal = rows == last[cut]
+        wanted = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+        index[cut] = wanted.nonzero()[:, 1].view(len(cut), k)
+        values[cut] = rows.gather(1, index[cut])
+    return values, index
 
 
 def _nearest_faiss(query: Tensor, gallery: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -55,9 +69,18 @@ def _nearest_faiss(query: Tensor, gallery: Tensor, k: int, exclude: Tensor | Non
     flat = faiss.IndexFlatIP(gallery.shape[1])
     flat.add(gallery.detach().float().cpu().contiguous().numpy())
     extra = 0 if exclude is None else 1
-    values, index = flat.search(query.detach().float().cpu().contiguous().numpy(), k + extra)
+    # One more than needed shows where a list ends amid equal similarities; faiss keeps any of them.
+    depth = min(k + extra + 1, len(gallery))
+    values, index = flat.search(query.detach().float().cpu().contiguous().numpy(), depth)
     similarity, indices = torch.from_numpy(values).to(query.device), torch.from_numpy(index).to(query.device)
-    return (similarity, indices) if exclude is None else _without(similarity, indices, exclude)
+    cut = (similarity[:, -1] == similarity[:, k - 1]).nonzero()[:, 0] if depth > k else similarity.new_zeros(0).long()
+    if exclude is not None:
+        similarity, indices = _without(similarity, indices, exclude)
+    similarity, indices = similarity[:, :k].contiguous(), indices[:, :k].contiguous()
+    if len(cut):
+        exact = _nearest_torch(query[cut].float(), gallery.float(), k, None if exclude is None else exclude[cut])
+        similarity[cut], indices[cut] = exact
+    return similarity, indices
 
 
 def _without(similarity: Tensor, index: Tensor, exclude: Tensor) -> tuple[Tensor, Tensor]:

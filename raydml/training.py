@@ -15,14 +15,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from raydml import atomic, checkpoint, seeds, yamlfile
-from raydml.config import ExperimentConfig, FolderConfig
+from raydml.config import ConfigError, ExperimentConfig, FolderConfig, dump
+from raydml.config.grammar import differences
 from raydml.data.batches import PixelSource, class_balanced_batches, num_steps, sequential_batches, training_batches
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import Subset, fold_subsets, open_images, trainval_subset
-from raydml.distributed import gather_ragged, rank, world_size
+from raydml.distributed import barrier, gather_ragged, rank, world_size
 from raydml.epoch import TrainingState, embed, new_state, train_epoch
 from raydml.metrics import retrieval_metrics
 from raydml.objective import DataShape, build_objective
@@ -33,6 +34,9 @@ _STATISTICS_IMAGES = 2048
 
 class TrainingFailedError(RuntimeError):
     """A training ended before its last epoch; the message says why."""
+
+
+_LOCK_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -59,20 +63,34 @@ class Run:
     def __init__(self, spec: RunSpec, *, device: torch.device) -> None:
         """Opens data and checkpoints. Every worker of a process group must make its own, with an equal spec."""
         self.spec = spec
-        images = open_images(spec.config.data)
-        self._models = [
-            _Model(spec.config, images, fold, path, device)
-            for fold, path in zip(spec.folds if spec.split == "train" else (None,), spec.checkpoints(), strict=True)
-        ]
-        self.history: list[dict[str, float]] = []
+        self._lock: FileLock | None = None
         if rank() == 0:
             spec.directory.mkdir(parents=True, exist_ok=True)
-            self._lock: FileLock | None = FileLock(spec.directory / ".lock", timeout=120)
-            # A killed run's process may live a moment longer than its driver; two must not write here.
-            self._lock.acquire()
+            # A killed run's process may live a moment longer than its driver; two must not write here, and what it
+            # still writes must not be half read.
+            self._lock = FileLock(spec.directory / ".lock", timeout=_LOCK_TIMEOUT_S)
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise ConfigError(f"{spec.directory}: another process is training here") from None
             atomic.write_text(spec.directory / "config.yaml", yamlfile.dumps(spec.config))
-        else:
-            self._lock = None
+        barrier()
+        self.history: list[dict[str, float]] = []
+        self._on_record = len(read_history(spec.directory))
+        try:
+            self._models = self._open_models(device)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_models(self, device: torch.device) -> list[_Model]:
+        spec = self.spec
+        images = open_images(spec.config.data)
+        folds = spec.folds if spec.split == "train" else (None,)
+        return [
+            _Model(spec.config, images, fold, path, device)
+            for fold, path in zip(folds, spec.checkpoints(), strict=True)
+        ]
 
     @property
     def num_epochs(self) -> int:
@@ -90,7 +108,7 @@ class Run:
             return None
         metrics = self._combined(epoch, [model.metrics_of(epoch) for model in self._models])
         self.history.append(metrics)
-        if rank() == 0:
+        if rank() == 0 and epoch > self._on_record:
             lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.history)
             atomic.write_text(self.spec.directory / "metrics.jsonl", lines)
         return metrics
@@ -108,6 +126,15 @@ class Run:
         """Lets another process write here."""
         if self._lock is not None:
             self._lock.release()
+
+
+def _require_same(directory: Path, config: ExperimentConfig, trained: ExperimentConfig, fold: int | None) -> None:
+    """Raises ConfigError where a checkpoint is another experiment's or another fold's."""
+    if checkpoint.read_meta(directory)["fold"] != fold:
+        raise ConfigError(f"{directory}: this checkpoint is of another fold than fold={fold}")
+    for path, found, wanted in differences(dump(trained), dump(config)):
+        if path != "data.cache":
+            raise ConfigError(f"{directory}: this checkpoint has {path}={found}, but got {wanted}")
 
 
 class _Model:
@@ -134,7 +161,9 @@ class _Model:
 
     def _open(self, config: ExperimentConfig, images: ImageSet) -> TrainingState:
         if checkpoint.exists(self._directory):
-            return checkpoint.load(self._directory, device=self._device, fingerprint=self._fingerprint)
+            state = checkpoint.load(self._directory, device=self._device, fingerprint=self._fingerprint)
+            _require_same(self._directory, config, state.config, self._fold)
+            return state
         steps = config.training.steps_per_epoch or num_steps(len(self._train.index), config.data.batch_size)
         shape = data_shape(config, images, self._train)
         return new_state(config, shape, steps_per_epoch=steps, device=self._device)

@@ -26,7 +26,7 @@ OPTIMIZERS = ["adamw", "sgd"]
 
 
 class Watched(nn.Module):
-    """A loss that records its values, turns bad at one call and then remembers what must not change any more."""
+    """A loss that records its values, is bad at one call and the next but one, and remembers what was before."""
 
     def __init__(self, loss: nn.Module, *, bad_call: int, bad_value: float) -> None:
         super().__init__()
@@ -37,16 +37,16 @@ class Watched(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator) -> LossOutput:
         output: LossOutput = self.loss(embeddings, labels, generator=generator)
-        bad = len(self.values) == self.bad_call
-        if bad:
+        since_bad = len(self.values) - self.bad_call
+        if since_bad == 0:
             self.seen_before = self.look()
-        value = output.value * (self.bad_value if bad else 1.0)
+        value = output.value * (self.bad_value if since_bad in (0, 2) else 1.0)
         self.values.append(float(value.detach()))
         return LossOutput(value, output.stats)
 
 
 def watched_state(
-    config: ExperimentConfig, device: torch.device, *, bad_call: int = -1, bad_value: float = float("nan")
+    config: ExperimentConfig, device: torch.device, *, bad_call: int = -9, bad_value: float = float("nan")
 ) -> tuple[TrainingState, Watched]:
     state = new_state(config, SHAPE, steps_per_epoch=STEPS, device=device)
     watched = Watched(state.objective.loss, bad_call=bad_call, bad_value=bad_value)
@@ -105,9 +105,36 @@ def test_a_loss_that_is_bad_at_once_leaves_the_first_weights(config: ExperimentC
     assert state.epoch == 0
 
 
+class _FiniteWithoutGradient(nn.Module):
+    """Adds a zero whose derivative is not a number."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator) -> LossOutput:
+        output: LossOutput = self.loss(embeddings, labels, generator=generator)
+        return LossOutput(output.value + (0.0 * embeddings.sum()).sqrt(), output.stats)
+
+
+def test_a_finite_loss_with_a_bad_gradient_stops_before_it_does_harm(
+    config: ExperimentConfig, device: torch.device
+) -> None:
+    state = new_state(config, SHAPE, steps_per_epoch=STEPS, device=device)
+    state.objective.loss = _FiniteWithoutGradient(state.objective.loss)
+    before = parameters_of(state)
+    with pytest.raises(NonFiniteLossError, match="epoch 1, step 0"):
+        train_epoch(state, batches(device), device=device)
+    assert all(torch.equal(value, before[name]) for name, value in parameters_of(state).items())
+
+
 def test_the_error_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(NonFiniteLossError(3, 17)))
-    assert (error.epoch, error.step, str(error)) == (3, 17, "the loss is not finite at epoch 3, step 17")
+    assert (error.epoch, error.step, str(error)) == (
+        3,
+        17,
+        "the loss or its gradient is not finite at epoch 3, step 17",
+    )
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(config: ExperimentConfig, device: torch.device) -> None:
@@ -116,7 +143,7 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(config: ExperimentConfi
     second = train_epoch(state, batches(device, epoch=1), device=device)
     assert first["loss"] == pytest.approx(np.mean(watched.values[:STEPS]), rel=1e-6)
     assert second["loss"] == pytest.approx(np.mean(watched.values[STEPS:]), rel=1e-6)
-    assert first.keys() == {"loss", "proxy_similarity"}
+    assert first.keys() == {"loss", "gradient_norm", "proxy_similarity"}
     assert second["loss"] < first["loss"]
     assert (state.epoch, state.step) == (2, 2 * STEPS)
 

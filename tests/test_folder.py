@@ -78,8 +78,8 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "photo.jpeg": lambda path: solid((200, 100, 50)).save(path, quality=100),
     "photo.webp": lambda path: solid((200, 100, 50)).save(path, lossless=True),
     "photo.bmp": lambda path: solid((200, 100, 50)).save(path),
-    "deep.png": lambda path: Image.fromarray(np.full((20, 24), 100 * 257, np.uint16)).save(path),
-    "deep.tif": lambda path: Image.fromarray(np.full((20, 24), 100 * 257, np.uint16)).save(path),
+    "deep.png": lambda path: Image.fromarray(np.full((20, 24), 100 * 256 + 30, np.uint16)).save(path),
+    "deep.tif": lambda path: Image.fromarray(np.full((20, 24), 100 * 256 + 30, np.uint16)).save(path),
 }
 _COLOURS = {"grey.png": (100,) * 3, "black and white.png": (255,) * 3, "grey and transparent.png": (100,) * 3}
 _COLOURS |= {"deep.png": (100,) * 3, "deep.tif": (100,) * 3}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from filelock import FileLock
 
 from raydml import checkpoint, yamlfile
 from raydml.config import ConfigError, ExperimentConfig, parse, replace_at
+from raydml.data.batches import class_balanced_batches
 from raydml.data.catalog import fold_subsets, open_images, trainval_subset
 from raydml.epoch import NonFiniteLossError
 from raydml.metrics import retrieval_metrics
+from raydml.splits import Indices
 from raydml.training import Run, RunSpec, data_shape, final_metrics, input_size, read_history, require_trainable, train
 
 HOST = torch.device("cpu")
@@ -35,8 +38,8 @@ def test_a_curve_has_one_row_an_epoch(tiny: ExperimentConfig, tmp_path: Path, de
     rows = run_to_the_end(RunSpec(tiny, tmp_path), device)
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 9)]
     of_validation = {f"val/recall@{k}" for k in (1, 2, 4, 8)} | {"val/map@r", "val/r_precision", "val/tied_queries"}
-    names = of_validation | {"train/loss", "train/separated"}
-    assert rows[0].keys() == {"epoch", "step", "seconds"} | names | {f"fold0/{name}" for name in names}
+    names = of_validation | {"train/loss", "train/gradient_norm", "train/separated"}
+    assert rows[0].keys() == {"epoch", "step", "seconds"} | names
     assert all(row["seconds"] > 0 for row in rows)
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
     assert final_metrics(rows).keys() == of_validation
@@ -82,6 +85,25 @@ def test_two_identical_runs_are_bit_identical(tiny: ExperimentConfig, tmp_path: 
     assert weights[0] == weights[1]
 
 
+def test_every_epoch_has_batches_and_crops_of_its_own(
+    tiny: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A model that stands still has the same loss on the same batches.
+    still = replace_at(replace_at(tiny, "optimizer.lr", 1e-30), "model.batch_norm", "frozen")
+    losses = [row["train/loss"] for row in run_to_the_end(RunSpec(still, tmp_path / "batches"))]
+    assert len(set(losses)) == 3
+
+    def of_the_first_epoch(labels: Indices, **arguments: Any) -> Indices:  # noqa: ANN401
+        return class_balanced_batches(labels, **{**arguments, "epoch": 0})
+
+    monkeypatch.setattr("raydml.training.class_balanced_batches", of_the_first_epoch)
+    losses = [row["train/loss"] for row in run_to_the_end(RunSpec(still, tmp_path / "same"))]
+    assert len(set(losses)) == 1
+    cropped = replace_at(still, "data.augment.smallest_crop", 0.5)
+    losses = [row["train/loss"] for row in run_to_the_end(RunSpec(cropped, tmp_path / "crops"))]
+    assert len(set(losses)) == 3
+
+
 def test_another_seed_is_another_run(tiny: ExperimentConfig, tmp_path: Path) -> None:
     one = run_to_the_end(RunSpec(tiny, tmp_path / "one"))
     two = run_to_the_end(RunSpec(replace_at(tiny, "seed", 1), tmp_path / "two"))
@@ -96,7 +118,7 @@ def test_training_leaves_the_global_generator_alone(tiny: ExperimentConfig, tmp_
 
 def test_trainval_trains_on_all_classes_and_validates_nothing(tiny: ExperimentConfig, tmp_path: Path) -> None:
     rows = run_to_the_end(RunSpec(tiny, tmp_path, split="trainval", folds=()))
-    assert rows[0].keys() == {"epoch", "step", "seconds", "train/loss", "train/separated"}
+    assert rows[0].keys() == {"epoch", "step", "seconds", "train/loss", "train/gradient_norm", "train/separated"}
     meta = checkpoint.read_meta(tmp_path / "checkpoint")
     assert meta["fold"] is None
     assert meta["shape"]["num_classes"] == 12
@@ -210,7 +232,9 @@ def test_a_run_that_ends_badly_lets_go_of_its_folder(tiny: ExperimentConfig, tmp
     def stop(row: dict[str, float]) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as error:
         train(RunSpec(tiny, tmp_path), device=HOST, report=stop)
     with FileLock(tmp_path / ".lock", timeout=0):
-        assert [row["epoch"] for row in map(json.loads, (tmp_path / "metrics.jsonl").open(encoding="utf-8"))] == [1]
+        assert error.tb is not None  # which keeps the run alive
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1]

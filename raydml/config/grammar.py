@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Literal, NamedTuple, TypeGuard, TypeVar, Union, get_args, get_origin
 
@@ -90,6 +90,15 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
     return f"unknown key '{key}'; known: {', '.join(names)}{hint}"
+
+
+def differences(a: object, b: object, where: str = "") -> Iterator[tuple[str, object, object]]:
+    """Dotted paths at which two pieces of plain data differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from differences(a.get(key), b.get(key), f"{where}.{key}" if where else str(key))
+    elif a != b:
+        yield where, a, b
 
 
 def _require_plain(value: object, *, path: str, where: str) -> None:

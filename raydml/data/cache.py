@@ -26,6 +26,8 @@ from raydml.splits import Indices
 
 _log = logging.getLogger(__name__)
 
+_FILES = ("images.arrow", "index.parquet")
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -105,7 +107,7 @@ def _write(folder: Path, decoded: Decoded, *, fingerprint: str, name: str, synth
         "shape": [num_images, *shape],
         "num_decoded": num_images,
         "classes": list(decoded.classes),
-        "bytes": (folder / "images.arrow").stat().st_size,
+        "bytes": {name: (folder / name).stat().st_size for name in _FILES},
     }
     atomic.write_json(folder / "meta.json", meta)
 
@@ -114,8 +116,8 @@ def _is_whole(entry: Path) -> bool:
     """Whether an entry exists and its pixels have the size they were written with."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        return bool((entry / "images.arrow").stat().st_size == meta["bytes"]) and (entry / "index.parquet").exists()
-    except (OSError, ValueError, KeyError):
+        return all((entry / name).stat().st_size == meta["bytes"][name] for name in _FILES)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -21,7 +21,7 @@ def list_images(root: Path) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise ConfigError(f"data.root: no such folder: {root}")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    images = {folder.name: sorted(path for path in folder.rglob("*") if _is_image(path)) for folder in folders}
+    images = {folder.name: sorted(path for path in folder.rglob("*") if _is_image(path, folder)) for folder in folders}
     empty = [name for name, files in images.items() if not files]
     if empty:
         raise ConfigError(f"data.root: {len(empty)} class folders in {root} hold no image, among them {empty[0]}")
@@ -73,14 +73,26 @@ def decode_image(path: Path, size: int) -> Pixels:
         with Image.open(path) as image:
             # ImageOps.fit crops to the aspect and resizes in one pass; `draft` lets JPEG decode at a lower scale.
             image.draft("RGB", (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(_in_eight_bits(image)).convert("RGB")
             return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"data.root: {path} is no readable image: {error}") from None
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit: Pillow's own conversion clips, and all but the darkest pixels would be white."""
+    if not image.mode.startswith("I;16"):
+        if image.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {image.mode} have no known range")
+        return image
+    narrow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    narrow.info = image.info
+    return narrow
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in _SUFFIXES and not hidden and path.is_file()
 
 
 def _num_threads() -> int:

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def trial_processes(driver: int) -> list[psutil.Process]:
     return [child for child in children if "ray::InlineTrial" in " ".join(child.cmdline())]
 
 
+def kill_one_trial(driver: int) -> None:
+    """Kills the actor of a running trial as soon as one is seen."""
+    deadline = time.monotonic() + 60
+    while not (found := trial_processes(driver)):
+        assert time.monotonic() < deadline
+    found[0].kill()
+
+
 @pytest.mark.parametrize(
     "moment",
     [
@@ -68,9 +77,9 @@ def test_a_killed_trial_goes_on_from_its_last_epoch(finished: FinishedSearch, tm
     folder = tmp_path / "runs" / "small"
     driver = start(path)
     try:
+        # Ray names a process after what it runs, so one between two steps may be missed by a single look.
         wait_for(lambda: epochs_of(folder, 0) >= 1)
-        [actor] = trial_processes(driver.pid)
-        actor.kill()
+        kill_one_trial(driver.pid)
         assert driver.wait(timeout=240) == 0
     finally:
         driver.kill()

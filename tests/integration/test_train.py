@@ -126,5 +126,5 @@ def test_a_loss_that_is_not_finite_ends_with_exit_code_one_and_the_step(tmp_path
     process = run_here("train", path, "optimizer.lr=1.0e+30")
     assert process.returncode == 1
     assert process.stderr.strip().splitlines()[-1] == (
-        "error: the training failed: the loss is not finite at epoch 1, step 1"
+        "error: the training failed: the loss or its gradient is not finite at epoch 1, step 1"
     )
