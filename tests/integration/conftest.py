@@ -32,9 +32,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> FinishedS
     return FinishedSearch(path, folder / "runs" / "small", process)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_here() -> Iterator[None]:
-    """One Ray for every test that needs no process of its own."""
+    """One Ray for every test of this folder that needs no process of its own; the unit tests find none running."""
     with connected():
         yield
 
