@@ -19,6 +19,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def share(num_rows: int, place: int, workers: int) -> slice:
+    """The rows of a global batch that a worker gets: in order of rank, sizes that differ by at most one."""
+    return slice(place * num_rows // workers, (place + 1) * num_rows // workers)
+
+
 class _Gather(torch.autograd.Function):
     """All shards in rank order; backward sums every rank's gradient before it cuts out its own shard.
 
@@ -28,27 +33,39 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-        shards = [torch.empty_like(x) for _ in range(world_size())]
-        dist.all_gather(shards, x.contiguous())
-        return torch.cat(shards)
+    def forward(ctx: Any, x: Tensor, num_rows: int) -> Tensor:  # noqa: ANN401
+        workers = world_size()
+        ctx.mine = share(num_rows, rank(), workers)
+        sizes = [len(range(num_rows)[share(num_rows, place, workers)]) for place in range(workers)]
+        # A collective wants equal shards: the smaller ones get a row that is cut off again.
+        padded = torch.nn.functional.pad(x, [0, 0] * (x.ndim - 1) + [0, max(sizes) - len(x)])
+        shards = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(shards, padded.contiguous())
+        return torch.cat([shard[:size] for shard, size in zip(shards, sizes, strict=True)])
 
     @staticmethod
-    def backward(_ctx: Any, *grads: Tensor) -> Tensor:  # noqa: ANN401
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         grad = grads[0].contiguous().clone()
         dist.all_reduce(grad)
-        size = grad.shape[0] // world_size()
-        return grad[rank() * size : (rank() + 1) * size]
+        return grad[ctx.mine], None
 
 
-def gather(x: Tensor) -> Tensor:
+def gather(x: Tensor, *, num_rows: int | None = None) -> Tensor:
     """(B, ...) -> (G, ...): every rank's rows in rank order, with gradient to every shard.
 
-    Every rank must bring the same number of rows. The identity without a process group.
+    `num_rows` is G, cut among the ranks by `share`; without it every rank brings the same number of rows. The identity
+    without a process group. Raises ValueError where this rank's rows are not its share.
     """
-    if world_size() == 1:
+    workers = world_size()
+    if workers == 1:
         return x
-    gathered: Tensor = _Gather.apply(x)
+    total = len(x) * workers if num_rows is None else num_rows
+    mine = share(total, rank(), workers)
+    if len(x) != mine.stop - mine.start:
+        raise ValueError(
+            f"rank {rank()} of {workers} must bring {mine.stop - mine.start} of {total} rows, not {len(x)}"
+        )
+    gathered: Tensor = _Gather.apply(x, total)
     return gathered
 
 

@@ -124,8 +124,8 @@ def train_epoch(state: TrainingState, batches: Iterable[Batch], *, device: torch
     means = _Means(device)
     for batch in batches:
         set_learning_rates(state.optimizer, _factor(state))
-        context = StepContext(config.seed, state.epoch, state.step)
-        output: LossOutput = state.parallel(network_input(batch, state.shape.image_size), batch.labels, context=context)
+        context = StepContext(config.seed, state.epoch, state.step, batch.num_global)
+        output: LossOutput = state.parallel(batch.images, batch.labels, context=context, crops=batch.crops)
         state.optimizer.zero_grad(set_to_none=True)
         output.value.backward()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -159,7 +159,7 @@ def embed(model: EmbeddingModel, batches: Iterable[Batch], *, image_size: int) -
     labels: list[Tensor] = []
     index: list[Tensor] = []
     for batch in batches:
-        embeddings.append(model(network_input(batch, image_size)))
+        embeddings.append(model(network_input(batch.images, batch.crops, image_size)))
         labels.append(batch.labels)
         index.append(batch.index)
     model.train(was_training)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raydml.config import ConfigError, ModelConfig
+from raydml.distances import full_precision
 from raydml.distributed import gather, world_size
 
 # Longest run of images through a backbone when its number of features is found out.
@@ -36,20 +37,25 @@ class EmbeddingModel(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         freeze_batch_norm: bool,
+        autocast: bool = False,
     ) -> None:
+        """`autocast` computes backbone and head in bfloat16; parameters stay as they are."""
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(num_features, embedding_dim)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self._freeze_batch_norm = freeze_batch_norm
+        self._autocast = autocast
         if freeze_batch_norm:
             for layer in self._batch_norms():
                 layer.requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, D) unit rows."""
-        return nn.functional.normalize(self.head(self.features(images)), dim=1)
+        """(B, C_in, H, W) -> (B, D) unit rows, never in half precision."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
+            projections = self.head(self.features(images))
+        return nn.functional.normalize(full_precision(projections), dim=1)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, F), what the backbone puts out."""
@@ -66,12 +72,18 @@ class EmbeddingModel(nn.Module):
                 layer.eval()
         return self
 
+    @property
+    def normalises_batches(self) -> bool:
+        """Whether an embedding depends on the other images of its training batch."""
+        kinds = (_BatchNorm, SynchronisedBatchNorm)
+        return not self._freeze_batch_norm and any(isinstance(layer, kinds) for layer in self.backbone.modules())
+
     def _batch_norms(self) -> list[nn.Module]:
         return [layer for layer in self.backbone.modules() if isinstance(layer, _BatchNorm)]
 
 
 class SynchronisedBatchNorm(nn.Module):
-    """BatchNorm over the global batch on any device, from the means and variances of the workers' equal shares.
+    """BatchNorm over the global batch on any device, from the means and variances of the workers' shares.
 
     torch's SyncBatchNorm refuses CPU tensors. Parameters, buffers and their names are those of the layer it stands
     for, with the activation that timm fuses into it.
@@ -104,27 +116,37 @@ class SynchronisedBatchNorm(nn.Module):
     def _by_batch(self, x: Tensor) -> Tensor:
         reduced = [d for d in range(x.ndim) if d != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        local_mean = x.mean(reduced)
-        local_variance = (x - local_mean.view(shape)).square().mean(reduced)
-        # Ranks hold equal shares. Variances of shares combine without the cancellation of E[x^2] - E[x]^2.
-        means, variances = gather(torch.stack([local_mean, local_variance])[None]).unbind(1)
-        mean = means.mean(0)
-        variance = variances.mean(0) + (means - mean).square().mean(0)
-        self._track(mean.detach(), variance.detach(), len(means) * x.numel() // x.shape[1])
+        wide = full_precision(x)
+        local_mean = wide.mean(reduced)
+        local_variance = (wide - local_mean.view(shape)).square().mean(reduced)
+        local_count = torch.full_like(local_mean, x.numel() // x.shape[1])
+        # Variances of shares combine without the cancellation of E[x^2] - E[x]^2.
+        means, variances, counts = gather(torch.stack([local_mean, local_variance, local_count])[None]).unbind(1)
+        count = counts.detach().sum(0)
+        weight = counts.detach() / count
+        mean = (weight * means).sum(0)
+        variance = (weight * (variances + (means - mean).square())).sum(0)
+        self._track(mean.detach(), (variance * (count / (count - 1.0))).detach())
         scale = self.weight * (variance + self.eps).rsqrt()
-        normalised: Tensor = (x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
-        return normalised
+        normalised: Tensor = (wide - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)
+        return normalised.to(x.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         self.num_batches_tracked += 1
         weight = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
         self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(variance * (count / (count - 1)), weight)
+        self.running_var.lerp_(unbiased_variance, weight)
 
 
 def build_model(
-    config: ModelConfig, *, in_channels: int, image_size: int, mean: Sequence[float], std: Sequence[float]
+    config: ModelConfig,
+    *,
+    in_channels: int,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    autocast: bool = False,
 ) -> EmbeddingModel:
     """The model of a configuration, on the CPU; weights come from torch's global generator unless pretrained.
 
@@ -141,6 +163,7 @@ def build_model(
         mean=mean,
         std=std,
         freeze_batch_norm=config.batch_norm == "frozen",
+        autocast=autocast,
     )
     if config.weights not in ("none", "pretrained"):
         _load_weights(model, Path(config.weights))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from raydml import seeds
-from raydml.config import ExperimentConfig
+from raydml.config import ConfigError, ExperimentConfig
 from raydml.data.augment import centre_crop, crop
-from raydml.data.batches import Batch
+from raydml.data.batches import max_positives
 from raydml.distributed import gather
 from raydml.losses import LossOutput, build_loss
 from raydml.models import EmbeddingModel, build_model
@@ -23,6 +25,8 @@ class StepContext:
     seed: int
     epoch: int
     step: int
+    num_images: int | None = None
+    """G, images of the global batch, where it may not be B times the workers."""
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Randomness of this step, the same on every rank and in every run."""
@@ -44,20 +48,46 @@ class DataShape:
 class Objective(nn.Module):
     """Images and labels of one worker to the loss of the global batch."""
 
-    def __init__(self, model: EmbeddingModel, loss: nn.Module) -> None:
+    def __init__(
+        self, model: EmbeddingModel, loss: nn.Module, *, image_size: int, chunk_size: int | None = None
+    ) -> None:
+        """`image_size` is the network's; `chunk_size` the most images of a worker that are in its memory at a time."""
         super().__init__()
         self.model = model
         self.loss = loss
+        self.image_size = image_size
+        self.chunk_size = chunk_size
 
-    def forward(self, images: Tensor, labels: Tensor, *, context: StepContext) -> LossOutput:
-        """(B, C_in, H, W), (B,) int64 -> LossOutput of the gathered batch, the same on every rank."""
-        embeddings = gather(self.model(images))
-        output: LossOutput = self.loss(embeddings, gather(labels), generator=context.generator(embeddings.device))
+    def forward(
+        self, images: Tensor, labels: Tensor, *, context: StepContext, crops: Tensor | None = None
+    ) -> LossOutput:
+        """(B, C_in, H, W), (B,) int64, (B, 5) -> LossOutput of the gathered batch, the same on every rank."""
+        embeddings = gather(self._embed(images, crops), num_rows=context.num_images)
+        gathered = gather(labels, num_rows=context.num_images)
+        output: LossOutput = self.loss(embeddings, gathered, generator=context.generator(embeddings.device))
         return output
+
+    def _embed(self, images: Tensor, crops: Tensor | None) -> Tensor:
+        """(B, D). In chunks: each is embedded without graph, and again with one when its gradient is known."""
+        if self.chunk_size is None or len(images) <= self.chunk_size:
+            return self._embed_chunk(images, crops)
+        chunks_of_crops = itertools.repeat(None) if crops is None else crops.split(self.chunk_size)
+        embeddings = [
+            checkpoint(self._embed_chunk, *chunk, use_reentrant=False)
+            for chunk in zip(images.split(self.chunk_size), chunks_of_crops, strict=False)
+        ]
+        return torch.cat(embeddings)
+
+    def _embed_chunk(self, images: Tensor, crops: Tensor | None) -> Tensor:
+        embeddings: Tensor = self.model(network_input(images, crops, self.image_size))
+        return embeddings
 
 
 def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
-    """Model and loss with weights drawn from the configuration's seed; the global generators stay untouched."""
+    """Model and loss with weights drawn from the configuration's seed; the global generators stay untouched.
+
+    Raises ConfigError where the model or the loss cannot be had, or a batch cannot be cut into chunks.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(
@@ -66,16 +96,28 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
             image_size=shape.image_size,
             mean=shape.mean,
             std=shape.std,
+            autocast=config.training.precision == "bfloat16",
         )
-        loss = build_loss(config.loss, num_classes=shape.num_classes, embedding_dim=config.model.embedding_dim)
-    objective = Objective(model, loss)
+        loss = build_loss(
+            config.loss,
+            num_classes=shape.num_classes,
+            embedding_dim=config.model.embedding_dim,
+            max_positives=max_positives(config.data.batch_size, config.data.samples_per_class, shape.num_classes),
+        )
+    chunk_size = config.training.chunk_size
+    if chunk_size is not None and chunk_size < config.data.batch_size and model.normalises_batches:
+        raise ConfigError(
+            f"training.chunk_size: {config.model.backbone} normalises with statistics of the whole batch, which no "
+            f"chunk of {chunk_size} has; set model.batch_norm=frozen or take a backbone without BatchNorm"
+        )
+    objective = Objective(model, loss, image_size=shape.image_size, chunk_size=chunk_size)
     return objective.double() if config.training.precision == "float64" else objective
 
 
-def network_input(batch: Batch, image_size: int) -> Tensor:
-    """(B, C_in, H, W) at the network's size: cropped at random where the batch says so, else in the centre."""
-    if batch.crops is not None:
-        return crop(batch.images, batch.crops, image_size)
-    if batch.images.shape[2] == image_size:
-        return batch.images
-    return centre_crop(batch.images, image_size)
+def network_input(images: Tensor, crops: Tensor | None, image_size: int) -> Tensor:
+    """(B, C_in, H, W) uint8 at the network's size: cropped where there are crops (B, 5), else in the centre."""
+    if crops is not None:
+        return crop(images, crops, image_size)
+    if images.shape[2] == image_size:
+        return images
+    return centre_crop(images, image_size)

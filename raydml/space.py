@@ -120,10 +120,10 @@ def _check_metric(study: Study) -> None:
 
 def _check_machines_and_folds(study: Study) -> None:
     batch, workers = study.base.data.batch_size, study.resources.workers_per_trial
-    if batch % workers:
+    if batch < workers:
         raise ValueError(
-            "base.data.batch_size must be divisible by resources.workers_per_trial, "
-            f"but got data.batch_size={batch}, workers_per_trial={workers}"
+            "resources.workers_per_trial must not exceed base.data.batch_size, "
+            f"but got workers_per_trial={workers}, data.batch_size={batch}"
         )
     if study.protocol.folds_run > study.base.data.num_folds:
         raise ValueError(

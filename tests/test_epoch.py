@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,8 +224,7 @@ def test_embedding_changes_nothing(training: bool, config: ExperimentConfig, dev
 
 def test_the_network_sees_a_crop_the_centre_or_all(device: torch.device) -> None:
     images = torch.randint(0, 256, (2, 1, 16, 16), generator=torch.Generator().manual_seed(0)).byte().to(device)
-    batch = Batch(images, torch.tensor([0, 1]), torch.tensor([0, 1]))
-    assert network_input(batch, 16) is images
-    assert torch.equal(network_input(batch, 10), images[:, :, 3:13, 3:13] / 255)
+    assert network_input(images, None, 16) is images
+    assert torch.equal(network_input(images, None, 10), images[:, :, 3:13, 3:13] / 255)
     crops = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]] * 2, device=device)
-    torch.testing.assert_close(network_input(replace(batch, crops=crops), 16), images.flip(3) / 255, rtol=0, atol=1e-4)
+    torch.testing.assert_close(network_input(images, crops, 16), images.flip(3) / 255, rtol=0, atol=1e-4)

@@ -209,7 +209,11 @@ def test_importing_raydml_does_nothing_but_define() -> None:
         ),
         ("losses/pair", "import ray.train", "raydml.losses.pair -> ray.train (line 1): only from layer 6 upwards"),
         ("runs", "def f():\n    import optuna", "raydml.runs -> optuna (line 2): only from layer 6 upwards"),
-        ("config/loss", "import torch", "raydml.config.loss -> torch (line 1): only from layer 1 upwards"),
+        (
+            "config/losses/pair",
+            "import torch",
+            "raydml.config.losses.pair -> torch (line 1): only from layer 1 upwards",
+        ),
         ("metrics", "import faiss", "raydml.metrics -> faiss (line 1): only in raydml.neighbors"),
         ("cli", "from raydml import tune", "raydml.cli -> raydml.tune (line 1)"),
     ],

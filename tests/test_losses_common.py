@@ -11,13 +11,19 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raydml.config import LossConfig, Model
+from raydml.config import LibraryConfig, LossConfig, Model
 from raydml.config.grammar import literal_values
 from raydml.losses import build_loss
 from tests import loss_oracles as oracle
 
 _CONFIGS: tuple[type[Model], ...] = get_args(get_args(LossConfig)[0])
-_FIELDS = [(config, field) for config in _CONFIGS for field in config.model_fields if field != "kind"]
+# The memory and what a library brings have tests of their own.
+_FIELDS = [
+    (config, field)
+    for config in _CONFIGS
+    for field in config.model_fields
+    if field not in ("kind", "memory") and config is not LibraryConfig
+]
 _CASES: tuple[dict[str, object], ...] = (
     {"kind": "discriminate"},
     {"kind": "discriminate", "scope": "batch", "similarity": "euclidean", "positive_scale": 4.0},
@@ -28,10 +34,29 @@ _CASES: tuple[dict[str, object], ...] = (
     {"kind": "margin", "learn_beta": "fixed"},
     {"kind": "margin", "learn_beta": "shared"},
     {"kind": "margin", "learn_beta": "per_class"},
+    {"kind": "lifted_structure", "form": "generalised"},
+    {"kind": "lifted_structure", "form": "original"},
+    {"kind": "n_pair"},
+    {"kind": "nt_xent"},
+    {"kind": "supcon"},
+    {"kind": "multi_similarity"},
+    {"kind": "multi_similarity", "epsilon": None},
+    {"kind": "circle", "scale": 16.0},
+    {"kind": "angular"},
+    {"kind": "histogram"},
+    {"kind": "proxy_nca", "form": "original"},
+    {"kind": "proxy_nca", "form": "plus_plus"},
     {"kind": "proxy_anchor"},
+    {"kind": "soft_triple"},
+    {"kind": "normalised_softmax"},
+    {"kind": "cosface"},
+    {"kind": "arcface"},
+    {"kind": "curricularface"},
+    {"kind": "recall_at_k"},
+    {"kind": "smooth_ap"},
 )
 # A second value for every number; words are tried one and all.
-_SECOND_VALUE: dict[tuple[str, str], float] = {
+_SECOND_VALUE: dict[tuple[str, str], object] = {
     ("discriminate", "margin"): 0.5,
     ("discriminate", "scale"): 4.0,
     ("discriminate", "positive_scale"): 4.0,
@@ -43,8 +68,47 @@ _SECOND_VALUE: dict[tuple[str, str], float] = {
     ("margin", "beta"): 0.9,
     ("margin", "cutoff"): 1.1,
     ("margin", "nonzero_cutoff"): 0.8,
+    ("lifted_structure", "margin"): 1.4,
+    ("n_pair", "scale"): 4.0,
+    ("nt_xent", "temperature"): 0.5,
+    ("supcon", "temperature"): 0.5,
+    ("multi_similarity", "alpha"): 5.0,
+    ("multi_similarity", "beta"): 20.0,
+    ("multi_similarity", "base"): 0.1,
+    ("multi_similarity", "epsilon"): 0.4,
+    ("circle", "margin"): 0.2,
+    ("circle", "scale"): 8.0,
+    ("angular", "angle_deg"): 25.0,
+    ("histogram", "num_bins"): 20,
+    ("proxy_nca", "scale"): 1.0,
     ("proxy_anchor", "margin"): 0.3,
     ("proxy_anchor", "scale"): 8.0,
+    ("soft_triple", "centers_per_class"): 2,
+    ("soft_triple", "scale"): 5.0,
+    ("soft_triple", "assignment_scale"): 2.0,
+    ("soft_triple", "margin"): 0.3,
+    ("soft_triple", "regularizer_weight"): 0.0,
+    ("normalised_softmax", "temperature"): 0.5,
+    ("cosface", "margin"): 0.1,
+    ("cosface", "scale"): 8.0,
+    ("arcface", "margin_deg"): 10.0,
+    ("arcface", "scale"): 8.0,
+    ("curricularface", "margin_deg"): 10.0,
+    ("curricularface", "scale"): 8.0,
+    ("curricularface", "momentum"): 0.5,
+    ("recall_at_k", "ranks"): (1, 3),
+    ("recall_at_k", "temperature"): 0.3,
+    ("recall_at_k", "rank_temperature"): 0.2,
+    ("smooth_ap", "temperature"): 0.3,
+}
+_WITH_CLASSES = {
+    "proxy_nca",
+    "proxy_anchor",
+    "soft_triple",
+    "normalised_softmax",
+    "cosface",
+    "arcface",
+    "curricularface",
 }
 # On CUDA each of these waits for the device; an index of booleans does too.
 _SYNCHRONISING = ("_local_scalar_dense", "item", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
@@ -62,7 +126,8 @@ def _build(fields: dict[str, object], device: torch.device, *, num_classes: int 
     (config,) = [c for c in _CONFIGS if fields["kind"] in literal_values(c.model_fields["kind"].annotation)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        loss = build_loss(config.model_validate(fields), num_classes=num_classes, embedding_dim=6)  # type: ignore[arg-type]
+        built = config.model_validate(fields)
+        loss = build_loss(built, num_classes=num_classes, embedding_dim=6, max_positives=7)  # type: ignore[arg-type]
     return loss.to(device)
 
 
@@ -176,9 +241,9 @@ def test_every_field_changes_the_loss(config: type[Model], field: str, device: t
 def test_order_does_not_matter(case: dict[str, object], device: torch.device) -> None:
     names = _names_without_choice(case)
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(1))
-    rows, labels, loss = _rows(names, device), torch.tensor(names, device=device), _build(case, device).double()
-    straight = oracle.run_loss(loss, rows, labels)
-    mixed = oracle.run_loss(loss, rows[order.to(device)], labels[order.to(device)])
+    rows, labels = _rows(names, device), torch.tensor(names, device=device)
+    straight = oracle.run_loss(_build(case, device).double(), rows, labels)
+    mixed = oracle.run_loss(_build(case, device).double(), rows[order.to(device)], labels[order.to(device)])
     assert float(straight.value) > 0
     oracle.assert_agree(mixed, straight._replace(gradient=straight.gradient[order]), 1e-12)
 
@@ -196,10 +261,10 @@ def test_half_precision_embeddings_are_judged_in_float32(
 ) -> None:
     """A loss returned in the dtype of its input loses two digits (specs/losses.md, 2.3, number 13)."""
     names = [0, 0, 0, 1, 1, 2, 2, 3]
-    half, labels, loss = _rows(names, device).to(dtype), torch.tensor(names, device=device), _build(case, device)
-    value = loss(half, labels, generator=_seeded(device)).value
+    half, labels = _rows(names, device).to(dtype), torch.tensor(names, device=device)
+    value = _build(case, device)(half, labels, generator=_seeded(device)).value
     assert value.dtype == torch.float32
-    assert torch.equal(value, loss(half.float(), labels, generator=_seeded(device)).value)
+    assert torch.equal(value, _build(case, device)(half.float(), labels, generator=_seeded(device)).value)
 
 
 def test_statistics_are_detached_scalars_on_the_device(case: dict[str, object], device: torch.device) -> None:
@@ -238,7 +303,7 @@ def test_labels_are_checked_where_each_class_has_a_parameter(
     """Any int64 tells classes apart for the other losses."""
     rows, labels = _rows([0, 0, 1, 1], device).float(), torch.tensor([0, 0, label, label], device=device)
     loss = _build(case, device)
-    if case["kind"] == "proxy_anchor" or case.get("learn_beta") == "per_class":
+    if case["kind"] in _WITH_CLASSES or case.get("learn_beta") == "per_class":
         with pytest.raises(
             ValueError, match=rf"labels must lie in \[0, 8\), but got {min(0, label)} ... {max(0, label)}"
         ):

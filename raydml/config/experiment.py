@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from raydml.config.base import Model
 from raydml.config.data import DataConfig, GlyphsConfig
-from raydml.config.loss import DiscriminateConfig, LossConfig
+from raydml.config.losses import DiscriminateConfig, LossConfig, PairLoss
 from raydml.config.model import ModelConfig
 from raydml.config.optimization import (
     AdamWConfig,
@@ -44,6 +44,16 @@ class ExperimentConfig(Model):
 
     evaluation: EvaluationConfig = EvaluationConfig()
     """Retrieval metrics."""
+
+    @model_validator(mode="after")
+    def _memory_holds_a_batch(self) -> ExperimentConfig:
+        size = self.loss.memory.size if isinstance(self.loss, PairLoss) else 0
+        if 0 < size < self.data.batch_size:
+            raise ValueError(
+                "loss.memory.size must be 0 or at least data.batch_size, but got "
+                f"loss.memory.size={size}, data.batch_size={self.data.batch_size}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> ExperimentConfig:

@@ -95,8 +95,13 @@ class TrainingConfig(Model):
     log_steps: int = Field(default=50, ge=1)
     """Steps between two looks of the host at the device: the only synchronisation inside an epoch."""
 
-    precision: Literal["float32", "float64"] = "float32"
-    """float64 proves that two runs are the same computation; it is slow."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """bfloat16 computes backbone and head in it (losses and parameters stay float32); float64 proves that two runs are
+    the same computation."""
+
+    chunk_size: int | None = Field(default=None, ge=1)
+    """Images that a worker holds in the network at a time: batches beyond its memory, with the same gradient, at the
+    price of embedding twice. The whole share where None."""
 
 
 class EvaluationConfig(Model):

@@ -21,6 +21,7 @@ from raydml import seeds
 from raydml.config import AugmentConfig
 from raydml.data.augment import draw_crops
 from raydml.data.cache import Pixels
+from raydml.distributed import share
 from raydml.splits import Indices
 
 # Pixels stay on the GPU where they take at most this share of its free memory.
@@ -39,11 +40,21 @@ class Batch:
     """(B,) int64, positions within the subset; on the host."""
     crops: Tensor | None = None
     """(B, 5) float32 of `raydml.data.augment`, where the batch is to be augmented."""
+    num_global: int | None = None
+    """G, images of the global batch; B times the workers where None."""
 
 
 def num_steps(num_images: int, batch_size: int) -> int:
     """Steps that cover the images once, but for the remainder of a batch; at least one."""
     return max(1, num_images // batch_size)
+
+
+def max_positives(batch_size: int, samples_per_class: int, num_classes: int) -> int:
+    """The most positives that an image can have in a batch: classes repeat only where there are too few of them."""
+    slots = batch_size // samples_per_class
+    # A batch is a window on random rounds through the classes; where it spans two, a class may come once more.
+    most_slots = 1 if num_classes >= slots else -(-(slots - 1) // num_classes) + 1
+    return samples_per_class * min(most_slots, slots) - 1
 
 
 def class_balanced_batches(
@@ -142,8 +153,7 @@ def training_batches(
 
     Random crops are drawn for the global batch and then cut, so that no image's fate depends on the workers.
     """
-    size = rows.shape[1] // world_size
-    mine = slice(rank * size, (rank + 1) * size)
+    mine = share(rows.shape[1], rank, world_size)
     rng = seeds.stream(seeds.Purpose.CROPS, seed, epoch)
     for row in rows:
         crops = draw_crops(augment, len(row), rng)
@@ -152,6 +162,7 @@ def training_batches(
             to_device(torch.from_numpy(labels[row[mine]]), source.device),
             torch.from_numpy(row[mine]),
             None if crops is None else to_device(torch.from_numpy(crops[mine]), source.device),
+            num_global=len(row),
         )
 
 

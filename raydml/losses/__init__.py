@@ -21,26 +21,82 @@ from typing import assert_never
 from torch import nn
 
 from raydml.config import (
+    AngularConfig,
+    ArcFaceConfig,
+    CircleConfig,
     ContrastiveConfig,
+    CosFaceConfig,
+    CurricularFaceConfig,
     DiscriminateConfig,
+    HistogramConfig,
+    LibraryConfig,
+    LiftedStructureConfig,
     LossConfig,
     MarginConfig,
+    MultiSimilarityConfig,
+    NormalisedSoftmaxConfig,
+    NPairConfig,
+    NTXentConfig,
+    PairLoss,
+    PairLossConfig,
     ProxyAnchorConfig,
+    ProxyNCAConfig,
+    RecallAtKConfig,
+    SmoothAPConfig,
+    SoftTripleConfig,
+    SupConConfig,
     TripletConfig,
 )
+from raydml.losses.contrast import CircleLoss, MultiSimilarityLoss, NPairLoss, NTXentLoss, SupConLoss
 from raydml.losses.discriminate import DiscriminateLoss
+from raydml.losses.library import LibraryLoss
+from raydml.losses.masking import References
+from raydml.losses.memory import CrossBatchMemory
 from raydml.losses.output import LossOutput, check_batch
 from raydml.losses.pair import ContrastiveLoss, MarginLoss, TripletLoss
-from raydml.losses.proxy import ProxyAnchorLoss
+from raydml.losses.proxy import ProxyAnchorLoss, ProxyNCALoss, SoftTripleLoss
+from raydml.losses.ranking import RecallAtKLoss, SmoothAPLoss
+from raydml.losses.softmax import CurricularFaceLoss, MarginSoftmaxLoss
+from raydml.losses.structured import AngularLoss, HistogramLoss, LiftedStructureLoss
 
-__all__ = ["LossOutput", "build_loss", "check_batch"]
+__all__ = ["LossOutput", "References", "build_loss", "check_batch"]
 
 
-def build_loss(config: LossConfig, *, num_classes: int, embedding_dim: int) -> nn.Module:
+def build_loss(
+    config: LossConfig, *, num_classes: int, embedding_dim: int, max_positives: int | None = None
+) -> nn.Module:
     """The loss of a configuration: forward(embeddings (G, D) unit, labels (G,) int64, *, generator) -> LossOutput.
 
     Learned parameters (proxies, beta) start from torch's global generator; labels are 0 ... num_classes - 1.
+    `max_positives` is the most positives an image can have in a batch; without it, the losses that smooth a metric ask
+    the device in every step. Raises ConfigError where a loss of a library cannot be had.
     """
+    match config:
+        case PairLoss():
+            loss = _pair_loss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+            memory = config.memory
+            return loss if memory.size == 0 else CrossBatchMemory(loss, memory, embedding_dim=embedding_dim)
+        case RecallAtKConfig():
+            return RecallAtKLoss(config, max_positives=max_positives)
+        case SmoothAPConfig():
+            return SmoothAPLoss(config, max_positives=max_positives)
+        case ProxyNCAConfig():
+            return ProxyNCALoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+        case ProxyAnchorConfig():
+            return ProxyAnchorLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+        case SoftTripleConfig():
+            return SoftTripleLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+        case NormalisedSoftmaxConfig() | CosFaceConfig() | ArcFaceConfig():
+            return MarginSoftmaxLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+        case CurricularFaceConfig():
+            return CurricularFaceLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+        case LibraryConfig():
+            return LibraryLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+        case _:
+            assert_never(config)
+
+
+def _pair_loss(config: PairLossConfig, *, num_classes: int, embedding_dim: int) -> nn.Module:
     match config:
         case DiscriminateConfig():
             return DiscriminateLoss(config)
@@ -50,7 +106,21 @@ def build_loss(config: LossConfig, *, num_classes: int, embedding_dim: int) -> n
             return TripletLoss(config)
         case MarginConfig():
             return MarginLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
-        case ProxyAnchorConfig():
-            return ProxyAnchorLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+        case LiftedStructureConfig():
+            return LiftedStructureLoss(config)
+        case NPairConfig():
+            return NPairLoss(config)
+        case NTXentConfig():
+            return NTXentLoss(config)
+        case SupConConfig():
+            return SupConLoss(config)
+        case MultiSimilarityConfig():
+            return MultiSimilarityLoss(config)
+        case CircleConfig():
+            return CircleLoss(config)
+        case AngularConfig():
+            return AngularLoss(config)
+        case HistogramConfig():
+            return HistogramLoss(config)
         case _:
             assert_never(config)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from raydml.config import DiscriminateConfig
 from raydml.distances import cosine, euclidean, squared_euclidean
-from raydml.losses.masking import Pairs, masked_logsumexp, masked_mean, pairs_of, softplus
+from raydml.losses.masking import Pairs, References, masked_logsumexp, masked_mean, pairs_of, reference_rows, softplus
 from raydml.losses.output import LossOutput, check_batch
 
 
@@ -32,28 +32,34 @@ class DiscriminateLoss(nn.Module):
         self.config = config
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        references: References | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: share of strictly separated anchors."""
         del generator
         if check:
             check_batch(embeddings, labels)
-        similarity = self._similarity(embeddings)
-        pairs = pairs_of(labels)
+        similarity = self._similarity(embeddings, reference_rows(embeddings, references))
+        pairs = pairs_of(labels, references)
         by_anchor = self.config.scope == "anchor"
         z, valid = self._gap(similarity, pairs) if by_anchor else self._gap(*_as_one_row(similarity, pairs))
         per_anchor = (softplus(z) if self.config.surrogate == "softplus" else z.relu()) / self.config.scale
         separated = _strictly_separated(similarity.detach(), pairs, self.config.margin)
         return LossOutput(masked_mean(per_anchor, valid), {"separated": separated})
 
-    def _similarity(self, embeddings: Tensor) -> Tensor:
+    def _similarity(self, embeddings: Tensor, references: Tensor) -> Tensor:
         match self.config.similarity:
             case "cosine":
-                return cosine(embeddings, embeddings)
+                return cosine(embeddings, references)
             case "euclidean":
-                return -euclidean(embeddings, embeddings)
+                return -euclidean(embeddings, references)
             case "squared_euclidean":
-                return -squared_euclidean(embeddings, embeddings)
+                return -squared_euclidean(embeddings, references)
 
     def _gap(self, similarity: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """z (rows,) and the rows that have a positive and a negative."""
@@ -75,5 +81,4 @@ def _strictly_separated(similarity: Tensor, pairs: Pairs, margin: float) -> Tens
     """Share of anchors whose farthest positive beats their nearest negative by more than the margin."""
     farthest_positive = similarity.masked_fill(~pairs.positive, torch.inf).amin(1)
     nearest_negative = similarity.masked_fill(~pairs.negative, -torch.inf).amax(1)
-    valid = pairs.positive.any(1) & pairs.negative.any(1)
-    return masked_mean((farthest_positive - nearest_negative > margin).to(similarity.dtype), valid)
+    return masked_mean((farthest_positive - nearest_negative > margin).to(similarity.dtype), pairs.valid)

@@ -8,18 +8,44 @@ import torch
 from torch import Tensor
 
 
+class References(NamedTuple):
+    """What anchors are compared with where it is not the batch itself: embeddings of earlier steps, without graph."""
+
+    embeddings: Tensor
+    """(M, D) unit rows."""
+
+    labels: Tensor
+    """(M,) int64; -1 where there is no embedding yet."""
+
+    own: Tensor
+    """(G,) int64: where each anchor's own copy lies."""
+
+
 class Pairs(NamedTuple):
-    """Masks over ordered pairs (anchor, other) of a batch; the diagonal is in neither. Both (G, G) bool."""
+    """Masks over pairs (anchor, reference); an anchor's own copy is in neither. Both (G, M) bool, M = G in a batch."""
 
     positive: Tensor
     negative: Tensor
 
+    @property
+    def valid(self) -> Tensor:
+        """(G,) bool: anchors with a positive and a negative."""
+        return self.positive.any(1) & self.negative.any(1)
 
-def pairs_of(labels: Tensor) -> Pairs:
-    """(G,) int64 labels -> masks of positive and negative pairs."""
-    same = labels[:, None] == labels[None, :]
-    negative = ~same
-    return Pairs(same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), negative)
+
+def reference_rows(embeddings: Tensor, references: References | None) -> Tensor:
+    """What the rows of a batch are compared with: (G, D) themselves, or (M, D)."""
+    return embeddings if references is None else references.embeddings
+
+
+def pairs_of(labels: Tensor, references: References | None = None) -> Pairs:
+    """(G,) int64 labels -> masks of positive and negative pairs, within the batch or against references."""
+    if references is None:
+        same = labels[:, None] == labels[None, :]
+        negative = ~same
+        return Pairs(same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), negative)
+    same = labels[:, None] == references.labels[None, :]
+    return Pairs(same.scatter(1, references.own[:, None], False), ~same & (references.labels >= 0))
 
 
 def masked_logsumexp(values: Tensor, mask: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -40,4 +66,4 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def softplus(z: Tensor) -> Tensor:
     """log(1 + exp(z)), exact everywhere: torch's own switches to the identity above 20, with an error of 2e-9."""
-    return torch.logaddexp(z, torch.zeros_like(z))
+    return -torch.nn.functional.logsigmoid(-z)

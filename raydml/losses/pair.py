@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raydml.config import ContrastiveConfig, MarginConfig, TripletConfig
 from raydml.distances import euclidean
-from raydml.losses.masking import Pairs, masked_mean, pairs_of
+from raydml.losses.masking import Pairs, References, masked_mean, pairs_of, reference_rows
 from raydml.losses.mining import sample_negatives
 from raydml.losses.output import LossOutput, check_batch
 
@@ -30,13 +30,20 @@ class ContrastiveLoss(nn.Module):
         self.config = config
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        references: References | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: shares of pairs that still cost."""
         del generator
         if check:
             check_batch(embeddings, labels)
-        distance, pairs = euclidean(embeddings, embeddings), pairs_of(labels)
+        distance = euclidean(embeddings, reference_rows(embeddings, references))
+        pairs = pairs_of(labels, references)
         positive = torch.where(pairs.positive, distance - self.config.positive_margin, 0.0).relu()
         negative = torch.where(pairs.negative, self.config.negative_margin - distance, 0.0).relu()
         value = masked_mean(positive, positive > 0) + masked_mean(negative, negative > 0)
@@ -59,13 +66,20 @@ class TripletLoss(nn.Module):
         self.config = config
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        references: References | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: share of triplets that still cost."""
         del generator
         if check:
             check_batch(embeddings, labels)
-        distance, pairs = euclidean(embeddings, embeddings), pairs_of(labels)
+        distance = euclidean(embeddings, reference_rows(embeddings, references))
+        pairs = pairs_of(labels, references)
         if self.config.mining == "hardest":
             return self._hardest(distance, pairs)
         return self._all(distance, pairs, semi_hard=self.config.mining == "semi_hard")
@@ -88,7 +102,7 @@ class TripletLoss(nn.Module):
         return LossOutput(value, {"active_triplets": num_active / num_triplets.clamp(min=1)})
 
     def _hardest(self, distance: Tensor, pairs: Pairs) -> LossOutput:
-        valid = pairs.positive.any(1) & pairs.negative.any(1)
+        valid = pairs.valid
         farthest_positive = torch.where(pairs.positive, distance, 0.0).amax(1)
         nearest_negative = torch.where(pairs.negative, distance, torch.inf).amin(1)
         hinge = torch.where(valid, farthest_positive - nearest_negative + self.config.margin, 0.0).relu()
@@ -111,14 +125,21 @@ class MarginLoss(nn.Module):
         self.beta = nn.Parameter(beta, requires_grad=config.learn_beta != "fixed")
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        references: References | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Draws from `generator`; stats: beta, share of active terms."""
         if check:
             per_class = self.config.learn_beta == "per_class"
             check_batch(embeddings, labels, num_classes=len(self.beta) if per_class else None)
-        distance, pairs = euclidean(embeddings, embeddings), pairs_of(labels)
-        num_draws = min(_MOST_DRAWS, len(labels))
+        distance = euclidean(embeddings, reference_rows(embeddings, references))
+        pairs = pairs_of(labels, references)
+        num_draws = min(_MOST_DRAWS, distance.shape[1])
         draws, has_negative = sample_negatives(
             distance,
             pairs.negative,

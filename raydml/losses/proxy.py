@@ -1,14 +1,48 @@
-"""Losses that compare embeddings with learned proxies, one for each class."""
+"""Losses that compare embeddings with learned proxies: Proxy-NCA, Proxy-Anchor, SoftTriple.
+
+Proxies are rows of any length; only their directions count.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from raydml.config import ProxyAnchorConfig
-from raydml.distances import cosine, full_precision
+from raydml.config import ProxyAnchorConfig, ProxyNCAConfig, SoftTripleConfig
+from raydml.distances import cosine
+from raydml.losses.classes import SomeClasses, logsumexp_of_others, own_class, parts_over_classes, unit_proxies
 from raydml.losses.masking import masked_logsumexp, pairs_of, softplus
 from raydml.losses.output import LossOutput, check_batch
+
+
+class ProxyNCALoss(nn.Module):
+    """Proxy-NCA (Movshovitz-Attias et al. 2017, eq. 4) and Proxy-NCA++ (Teh, DeVries, Taylor 2020, eq. 6).
+
+    With d squared distances of unit rows and g the scale, mean over images of -log(e^(-g d_y) / sum_z e^(-g d_z)): z
+    runs over the other classes (original) or over all (plus_plus). d = 2 - 2 cosine. Proxies start as the authors of
+    Proxy-NCA++ draw them, N(0, 1/64).
+    """
+
+    def __init__(self, config: ProxyNCAConfig, *, num_classes: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / 8.0)
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own proxy."""
+        del generator
+        if check:
+            check_batch(embeddings, labels, num_classes=len(self.proxies))
+        proxies = unit_proxies(self.proxies)
+        own = own_class(embeddings, labels, proxies)
+        stats = {"proxy_similarity": own.detach().mean()}
+        if len(proxies) < 2:
+            return LossOutput(0.0 * own.sum(), stats)
+        scale = 2.0 * self.config.scale
+        gap = logsumexp_of_others(embeddings, labels, proxies, scale=scale) - scale * own
+        return LossOutput((softplus(gap) if self.config.form == "plus_plus" else gap).mean(), stats)
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -32,24 +66,83 @@ class ProxyAnchorLoss(nn.Module):
         del generator
         if check:
             check_batch(embeddings, labels, num_classes=len(self.proxies))
-        proxies = nn.functional.normalize(full_precision(self.proxies), dim=1)
-        similarity = cosine(embeddings, proxies)
-        own = similarity.gather(1, labels[:, None])
-        value = self._pull(own, labels) + self._push(similarity, labels)
-        return LossOutput(value, {"proxy_similarity": own.detach().mean()})
+        proxies = unit_proxies(self.proxies)
+        own = own_class(embeddings, labels, proxies)
+        push = torch.cat(parts_over_classes(self._push, embeddings, labels, proxies)).mean()
+        return LossOutput(self._pull(own, labels) + push, {"proxy_similarity": own.detach().mean()})
 
     def _pull(self, own: Tensor, labels: Tensor) -> Tensor:
         """Mean over the classes present, each seen once: an image's share of its class is 1 / its class's images."""
-        pairs = pairs_of(labels)
-        same = ~pairs.negative
-        exponent = (-self.config.scale * (own - self.config.margin)).T.expand(same.shape)
+        same = ~pairs_of(labels).negative
+        exponent = (-self.config.scale * (own - self.config.margin)).expand(same.shape)
         per_image = softplus(exponent.masked_fill(~same, -torch.inf).logsumexp(1))
         # In the embeddings' own type: 1 / int64 would be float32.
         share = same.sum(1, dtype=own.dtype).reciprocal()
         return (per_image * share).sum() / share.sum()
 
-    def _push(self, similarity: Tensor, labels: Tensor) -> Tensor:
-        exponent = self.config.scale * (similarity + self.config.margin)
-        others = torch.ones_like(exponent, dtype=torch.bool).scatter(1, labels[:, None], False)
-        per_class, has_others = masked_logsumexp(exponent, others, dim=0)
-        return torch.where(has_others, softplus(per_class), 0.0).mean()
+    def _push(self, embeddings: Tensor, classes: SomeClasses) -> Tensor:
+        """(c,), one term for each class that comes in."""
+        exponent = self.config.scale * (cosine(embeddings, classes.proxies) + self.config.margin)
+        per_class, has_others = masked_logsumexp(exponent, classes.others(), dim=0)
+        return torch.where(has_others, softplus(per_class), 0.0)
+
+
+class SoftTripleLoss(nn.Module):
+    """SoftTriple loss (Qian, Shang, Sun, Hu, Li, Jin 2019, eq. 7 to 12).
+
+    With centres w_ck, the similarity to a class is the mean of its cosines weighted by their own softmax,
+    S_c = sum_k softmax_k(a x w_ck) x w_ck; mean over images of the cross-entropy of g (S_c - margin of the own class),
+    plus the weight times the mean distance of two centres of a class. Centres start uniform in +-1 / sqrt(D).
+    """
+
+    def __init__(self, config: SoftTripleConfig, *, num_classes: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.proxies = nn.Parameter(torch.empty(num_classes, config.centers_per_class, embedding_dim))
+        nn.init.uniform_(self.proxies, -(embedding_dim**-0.5), embedding_dim**-0.5)
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: similarity to the own class."""
+        del generator
+        if check:
+            check_batch(embeddings, labels, num_classes=len(self.proxies))
+        proxies = unit_proxies(self.proxies)
+        parts = parts_over_classes(self._part, embeddings, labels, proxies)
+        others, own = parts[0] if len(parts) == 1 else _combined(torch.stack(parts))
+        value = self.config.regularizer_weight * self._spread(proxies)
+        if len(proxies) > 1:
+            value = value + softplus(others - self.config.scale * (own - self.config.margin)).mean()
+        else:
+            value = value + 0.0 * own.sum()
+        return LossOutput(value, {"class_similarity": own.detach().mean()})
+
+    def _part(self, embeddings: Tensor, classes: SomeClasses) -> Tensor:
+        """(2, G), of the classes that come in: log-sum-exp over the others, and the own similarity or 0."""
+        rows = classes.proxies
+        similarity = self._relaxed(cosine(embeddings, rows.flatten(0, 1)).unflatten(1, rows.shape[:2]))
+        others = classes.logsumexp_of_others(self.config.scale * similarity)
+        column, inside = classes.own()
+        own = similarity.gather(1, column)
+        return torch.stack([others, (own if inside is None else torch.where(inside, own, 0.0)).squeeze(1)])
+
+    def _relaxed(self, cosines: Tensor) -> Tensor:
+        """(..., K) -> (...): mean of the cosines to a class's centres, weighted by their softmax."""
+        return ((self.config.assignment_scale * cosines).softmax(-1) * cosines).sum(-1)
+
+    def _spread(self, proxies: Tensor) -> Tensor:
+        """Mean Euclidean distance of two centres of a class; zero gradient where they coincide."""
+        num_centers = proxies.shape[1]
+        if num_centers == 1:
+            return proxies.new_zeros(())
+        squared = 2.0 - 2.0 * (proxies @ proxies.mT)
+        upper = torch.ones(num_centers, num_centers, dtype=torch.bool, device=proxies.device).triu(1)
+        apart = upper & (squared > 8.0 * torch.finfo(squared.dtype).eps)
+        distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
+        return 2.0 * distance.sum() / (len(proxies) * num_centers * (num_centers - 1))
+
+
+def _combined(parts: Tensor) -> Tensor:
+    """(chunks, 2, G) -> (2, G): log-sum-exps over all others, and the own similarity from the chunk that has it."""
+    return torch.stack([parts[:, 0].logsumexp(0), parts[:, 1].sum(0)])

@@ -1,15 +1,35 @@
-"""The losses. Formulas, sources and shapes are in `raydml.losses`."""
+"""Losses on pairs, triplets and all pairs of a batch. Formulas, sources and shapes are in `raydml.losses`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from raydml.config.base import Model
 
 
-class DiscriminateConfig(Model):
+class MemoryConfig(Model):
+    """Cross-batch memory (Wang et al. 2020): embeddings of the last steps as further references of every anchor."""
+
+    size: int = Field(default=0, ge=0)
+    """Embeddings that are kept, at least a batch; 0 is no memory."""
+
+    weight: float = Field(default=1.0, gt=0.0)
+    """Weight of the loss against the memory, beside the loss within the batch."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the memory fills but does not count: the first embeddings drift too fast."""
+
+
+class PairLoss(Model):
+    """What every loss on pairs has: an optional memory."""
+
+    memory: MemoryConfig = MemoryConfig()
+    """Cross-batch memory; none where its size is 0."""
+
+
+class DiscriminateConfig(PairLoss):
     """Margin-based Discriminate Loss; a reconstruction (the paper's formula is not public)."""
 
     kind: Literal["discriminate"]
@@ -36,7 +56,7 @@ class DiscriminateConfig(Model):
     """Own sharpness of the negatives; `scale` where None."""
 
 
-class ContrastiveConfig(Model):
+class ContrastiveConfig(PairLoss):
     """Contrastive loss (Hadsell, Chopra, LeCun 2006) with a margin on both sides, on Euclidean distances."""
 
     kind: Literal["contrastive"]
@@ -57,7 +77,7 @@ class ContrastiveConfig(Model):
         return self
 
 
-class TripletConfig(Model):
+class TripletConfig(PairLoss):
     """Triplet loss (Schroff et al. 2015; batch-hard: Hermans et al. 2017) on Euclidean distances."""
 
     kind: Literal["triplet"]
@@ -69,7 +89,7 @@ class TripletConfig(Model):
     """All triplets; negatives beyond the positive but inside the margin; or the hardest of each anchor."""
 
 
-class MarginConfig(Model):
+class MarginConfig(PairLoss):
     """Margin loss with distance-weighted sampling (Wu et al. 2017) on Euclidean distances."""
 
     kind: Literal["margin"]
@@ -97,21 +117,3 @@ class MarginConfig(Model):
                 f"but got cutoff={self.cutoff}, nonzero_cutoff={self.nonzero_cutoff}"
             )
         return self
-
-
-class ProxyAnchorConfig(Model):
-    """Proxy-Anchor loss (Kim et al. 2020)."""
-
-    kind: Literal["proxy_anchor"]
-
-    margin: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Margin delta on the cosine between embedding and proxy."""
-
-    scale: float = Field(default=32.0, gt=0.0)
-    """Scale alpha of the exponents."""
-
-
-LossConfig = Annotated[
-    DiscriminateConfig | ContrastiveConfig | TripletConfig | MarginConfig | ProxyAnchorConfig,
-    Field(discriminator="kind"),
-]

@@ -1,0 +1,101 @@
+"""Embeddings against one row for each class, (G, D) against (C, D), in chunks of classes where C is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from raydml.distances import cosine, full_precision
+
+# Entries of one matrix of embeddings x classes; 256 MiB in float32. Beyond it classes come in chunks, recomputed in
+# the backward pass, so that memory does not grow with them.
+_LARGEST = 2**26
+
+
+class SomeClasses(NamedTuple):
+    """Consecutive classes."""
+
+    proxies: Tensor
+    """(c, D), or (c, K, D) with several rows for each class."""
+    labels: Tensor
+    """(G,) int64, counted from the first of them."""
+    everything: bool
+    """Whether these are all classes, so that every label is among them."""
+
+    def own(self) -> tuple[Tensor, Tensor | None]:
+        """(G, 1) column of the own class, or some column where it is not among them, and (G, 1) whether it is.
+
+        None instead of the latter where all are.
+        """
+        if self.everything:
+            return self.labels[:, None], None
+        inside = (self.labels >= 0) & (self.labels < len(self.proxies))
+        return self.labels.clamp(0, len(self.proxies) - 1)[:, None], inside[:, None]
+
+    def others(self) -> Tensor:
+        """(G, c) bool: every class but the own."""
+        column, inside = self.own()
+        mask = torch.ones(len(self.labels), len(self.proxies), dtype=torch.bool, device=self.labels.device)
+        return mask.scatter(1, column, False) if inside is None else mask.scatter(1, column, ~inside)
+
+    def logsumexp_of_others(self, logits: Tensor) -> Tensor:
+        """(G, c) -> (G,), -inf never: at least two classes come in."""
+        column, inside = self.own()
+        if inside is None:
+            return logits.scatter(1, column, -torch.inf).logsumexp(1)
+        return logits.scatter(1, column, torch.where(inside, -torch.inf, logits.gather(1, column))).logsumexp(1)
+
+
+def unit_proxies(proxies: Tensor) -> Tensor:
+    """Rows scaled to unit length: only the directions of proxies count."""
+    return torch.nn.functional.normalize(full_precision(proxies), dim=-1)
+
+
+def parts_over_classes(
+    function: Callable[[Tensor, SomeClasses], Tensor], embeddings: Tensor, labels: Tensor, proxies: Tensor
+) -> list[Tensor]:
+    """The function of consecutive classes: all at once where they fit, else in even chunks of at least two."""
+    num_chunks = -(-len(embeddings) * len(proxies) // _LARGEST)
+    num_chunks = max(1, min(num_chunks, len(proxies) // 2))
+    if num_chunks == 1:
+        return [function(embeddings, SomeClasses(proxies, labels, everything=True))]
+    parts, first = [], 0
+    for chunk in proxies.tensor_split(num_chunks):
+        classes = SomeClasses(chunk, labels - first, everything=False)
+        part: Tensor = checkpoint(function, embeddings, classes, use_reentrant=False)
+        parts.append(part)
+        first += len(chunk)
+    return parts
+
+
+def own_class(embeddings: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
+    """(G,) inner products of embeddings with the rows of their own classes."""
+    return (full_precision(embeddings) * proxies.index_select(0, labels)).sum(1)
+
+
+def logsumexp_of_others(
+    embeddings: Tensor,
+    labels: Tensor,
+    proxies: Tensor,
+    *,
+    scale: float,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """(G,) log-sum-exp over the other classes of scale * cosine, `change` applied to the cosines.
+
+    Needs two classes at least: with one there are no others.
+    """
+
+    def part(embeddings: Tensor, classes: SomeClasses) -> Tensor:
+        # Scaled before the product where it can be: that is one pass over (G, C) less.
+        rows = full_precision(embeddings)
+        if change is not None:
+            return classes.logsumexp_of_others(scale * change(cosine(rows, classes.proxies)))
+        return classes.logsumexp_of_others(cosine(scale * rows, classes.proxies))
+
+    parts = parts_over_classes(part, embeddings, labels, proxies)
+    return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0)

@@ -1,0 +1,87 @@
+"""Any loss of pytorch-metric-learning by name, as a second opinion or for what raydml does not have.
+
+Its formulas and defects are its own (specs/losses.md, 2.3); what raydml adds is that a random miner draws the same on
+every rank and after a resume.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raydml.config import ConfigError, LibraryConfig
+from raydml.distances import full_precision
+from raydml.losses.output import LossOutput, check_batch
+
+
+class LibraryLoss(nn.Module):
+    """A loss of pytorch-metric-learning, with a miner where the configuration has one."""
+
+    def __init__(self, config: LibraryConfig, *, num_classes: int, embedding_dim: int) -> None:
+        """Raises ConfigError where the package is missing, a name does not exist or an argument does not fit."""
+        super().__init__()
+        known = {"num_classes": num_classes, "embedding_size": embedding_dim}
+        losses, miners = _library()
+        self.loss = _made(losses, "loss.name", config.name, config.arguments, known)
+        self.miner: nn.Module | None = None
+        if config.miner is not None:
+            self.miner = _made(miners, "loss.miner", config.miner, config.miner_arguments, {})
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput without stats; random miners follow `generator`."""
+        if check:
+            check_batch(embeddings, labels)
+        # The library casts its parameters to the type of the embeddings, for good: half precision never reaches it.
+        rows = full_precision(embeddings)
+        if generator is None:
+            return LossOutput(self._value(rows, labels), {})
+        # It draws from the global generators, which are put back.
+        with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+            torch.manual_seed(generator.initial_seed())
+            return LossOutput(self._value(rows, labels), {})
+
+    def _value(self, rows: Tensor, labels: Tensor) -> Tensor:
+        value: Tensor
+        if self.miner is None:
+            value = self.loss(rows, labels)
+        else:
+            value = self.loss(rows, labels, self.miner(rows.detach(), labels))
+        return value
+
+
+def _library() -> tuple[ModuleType, ModuleType]:
+    try:
+        from pytorch_metric_learning import losses, miners
+    except ImportError:
+        raise ConfigError(
+            "loss.kind: 'library' needs the package pytorch-metric-learning, which is not installed: "
+            "pip install 'raydml[library]'"
+        ) from None
+    return losses, miners
+
+
+def _made(
+    module: ModuleType, path: str, name: str, arguments: Mapping[str, object], known: Mapping[str, int]
+) -> nn.Module:
+    """An instance of a class of the library; of what we know it gets the arguments that it has."""
+    classes: dict[str, Any] = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
+    if name not in classes:
+        nearest = difflib.get_close_matches(name, classes, n=3, cutoff=0.5)
+        hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+        raise ConfigError(f"{path}: pytorch-metric-learning has no {module.__name__.rpartition('.')[2]}.{name}{hint}")
+    accepted = inspect.signature(classes[name]).parameters
+    given: dict[str, Any] = {**{key: value for key, value in known.items() if key in accepted}, **arguments}
+    try:
+        made: nn.Module = classes[name](**given)
+    except Exception as error:  # its own checks raise whatever they like
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path}: {name} refuses its arguments {dict(arguments)}: {reason}") from error
+    return made

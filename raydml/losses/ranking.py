@@ -1,0 +1,123 @@
+"""Losses that smooth a retrieval metric: every image of the batch is a query, the others are its gallery.
+
+Step functions become sigmoids s(x / T). The soft rank of a positive p of query q is
+r_qp = 1 + sum_{z not q, p} s((S_qz - S_qp) / T): memory and time are O(G^2 P), P being the positives of a query.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raydml.config import RecallAtKConfig, SmoothAPConfig
+from raydml.distances import cosine
+from raydml.losses.masking import masked_mean, pairs_of
+from raydml.losses.output import LossOutput, check_batch
+
+
+class _Ranks(NamedTuple):
+    """Soft ranks of the positives of every query; rows with fewer positives than columns are padded."""
+
+    overall: Tensor
+    """(G, P): among all images but the query."""
+    among_positives: Tensor
+    """(G, P): among the query's positives."""
+    present: Tensor
+    """(G, P) bool: a positive, not padding."""
+    poisoned: Tensor
+    """() 0, or NaN where a query has more positives than P: a wrong number must not look like a right one."""
+
+
+def _soft_ranks(embeddings: Tensor, labels: Tensor, temperature: float, max_positives: int | None) -> _Ranks:
+    similarity, positive = cosine(embeddings, embeddings), pairs_of(labels).positive
+    counts = positive.sum(1)
+    most = int(counts.max()) if max_positives is None else max_positives
+    present, columns = positive.byte().topk(max(1, min(most, len(labels))), dim=1)
+    own = similarity.gather(1, columns)
+    gallery = similarity.masked_fill(torch.eye(len(labels), dtype=torch.bool, device=labels.device), -torch.inf)
+    nearer = ((gallery[:, None, :] - own[:, :, None]) / temperature).sigmoid()
+    padded = own.masked_fill(present == 0, -torch.inf)
+    nearer_positives = ((padded[:, None, :] - own[:, :, None]) / temperature).sigmoid()
+    # A positive compared with itself adds s(0) = 1/2 to the sums.
+    return _Ranks(
+        0.5 + nearer.sum(2),
+        0.5 + nearer_positives.sum(2),
+        present > 0,
+        torch.where(counts.max() > present.shape[1], torch.nan, 0.0),
+    )
+
+
+class RecallAtKLoss(nn.Module):
+    """Recall@k surrogate (Patel, Tolias, Matas 2022).
+
+    1 - mean over ranks k and queries with a positive of (1 / |P_q|) sum_p s((k - r_qp) / T'), the soft share of a
+    query's positives among its k nearest.
+    """
+
+    ranks: Tensor
+
+    def __init__(self, config: RecallAtKConfig, *, max_positives: int | None = None) -> None:
+        """`max_positives` bounds the positives of a query; None asks the device in every step."""
+        super().__init__()
+        self.config = config
+        self.max_positives = max_positives
+        ranks = torch.tensor(config.ranks, dtype=torch.float32).view(-1, 1, 1)
+        self.register_buffer("ranks", ranks, persistent=False)
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput, NaN where a query has more than `max_positives`.
+
+        Deterministic; stats: mean soft rank of a positive.
+        """
+        del generator
+        if check:
+            check_batch(embeddings, labels)
+        ranks = _soft_ranks(embeddings, labels, self.config.temperature, self.max_positives)
+        recall = ((self.ranks - ranks.overall) / self.config.rank_temperature).sigmoid().mean(0)
+        value, has_positive = _mean_over_positives(recall, ranks)
+        mean_rank = masked_mean(ranks.overall.detach(), ranks.present)
+        return LossOutput(_one_minus(value, has_positive) + ranks.poisoned, {"positive_rank": mean_rank})
+
+
+class SmoothAPLoss(nn.Module):
+    """Smooth-AP (Brown, Xie, Kalogeiton, Zisserman 2020, eq. 6).
+
+    1 - mean over queries with a positive of (1 / |P_q|) sum_p (rank among the positives) / (rank among all), both soft.
+    The query is neither its own positive nor in its own gallery, as in an evaluation.
+    """
+
+    def __init__(self, config: SmoothAPConfig, *, max_positives: int | None = None) -> None:
+        """`max_positives` bounds the positives of a query; None asks the device in every step."""
+        super().__init__()
+        self.config = config
+        self.max_positives = max_positives
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput, NaN where a query has more than `max_positives`.
+
+        Deterministic; stats: mean soft rank of a positive.
+        """
+        del generator
+        if check:
+            check_batch(embeddings, labels)
+        ranks = _soft_ranks(embeddings, labels, self.config.temperature, self.max_positives)
+        value, has_positive = _mean_over_positives(ranks.among_positives / ranks.overall, ranks)
+        mean_rank = masked_mean(ranks.overall.detach(), ranks.present)
+        return LossOutput(_one_minus(value, has_positive) + ranks.poisoned, {"positive_rank": mean_rank})
+
+
+def _mean_over_positives(terms: Tensor, ranks: _Ranks) -> tuple[Tensor, Tensor]:
+    """(G, P) -> (G,) means over a query's positives, and the queries that have one."""
+    count = ranks.present.sum(1)
+    return torch.where(ranks.present, terms, 0.0).sum(1) / count.clamp(min=1), count > 0
+
+
+def _one_minus(per_query: Tensor, has_positive: Tensor) -> Tensor:
+    """Zero where no query has a positive: there is nothing to lose."""
+    return masked_mean(1.0 - per_query, has_positive)

@@ -1,0 +1,166 @@
+"""Losses on the structure of a batch beyond an anchor's own pairs: both ends of a pair, angles, distributions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from raydml.config import AngularConfig, HistogramConfig, LiftedStructureConfig
+from raydml.distances import cosine, euclidean
+from raydml.losses.masking import (
+    Pairs,
+    References,
+    masked_logsumexp,
+    masked_mean,
+    pairs_of,
+    reference_rows,
+    softplus,
+)
+from raydml.losses.output import LossOutput, check_batch
+
+
+class LiftedStructureLoss(nn.Module):
+    """Lifted structure loss on Euclidean distances D, with margin m.
+
+    `generalised` (Hermans et al. 2017, eq. 9): mean over anchors of [LSE_p(D_ip) + LSE_n(m - D_in)]_+.
+    `original` (Song et al. 2016, eq. 4): mean over positive pairs of [LSE(m - D_in, m - D_pn') + D_ip]_+^2 / 2, n and
+    n' running over the negatives of both ends: two sums per row instead of a matrix of positives x negatives.
+    """
+
+    def __init__(self, config: LiftedStructureConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        references: References | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: share of hinges that still cost."""
+        del generator
+        if check:
+            check_batch(embeddings, labels)
+        distance = euclidean(embeddings, reference_rows(embeddings, references))
+        pairs = pairs_of(labels, references)
+        near, has_negative = masked_logsumexp(self.config.margin - distance, pairs.negative, dim=1)
+        if self.config.form == "generalised":
+            far, has_positive = masked_logsumexp(distance, pairs.positive, dim=1)
+            counted = has_positive & has_negative
+            hinge = torch.where(counted, far + near, 0.0).relu()
+            terms = hinge
+        else:
+            # Of a reference the negatives are the anchors of other classes; within the batch that is the same row.
+            near_reference = near if references is None else self._near_references(distance, pairs)
+            counted = pairs.positive & has_negative[:, None]
+            both = torch.logaddexp(near[:, None], near_reference[None, :]) + distance
+            hinge = torch.where(counted, both, 0.0).relu()
+            terms = 0.5 * hinge.square()
+        active = (hinge > 0).sum() / counted.sum().clamp(min=1)
+        return LossOutput(masked_mean(terms, counted), {"active": active})
+
+    def _near_references(self, distance: Tensor, pairs: Pairs) -> Tensor:
+        return masked_logsumexp(self.config.margin - distance, pairs.negative, dim=0)[0]
+
+
+class AngularLoss(nn.Module):
+    """Angular loss (Wang et al. 2017, eq. 8) over all positive pairs of the batch.
+
+    Mean over positive pairs (a, p) of log(1 + sum_n exp(4 t (x_a + x_p) x_n - 2 (1 + t) x_a x_p)), t = tan^2 alpha. An
+    exponential of a sum is a product, so the sum over n is one matrix product: no triplets. Against a memory the
+    negatives come from the memory, the pairs from the batch.
+    """
+
+    def __init__(self, config: AngularConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        references: References | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine of positive pairs."""
+        del generator
+        if check:
+            check_batch(embeddings, labels)
+        tangent2 = math.tan(math.radians(self.config.angle_deg)) ** 2
+        within = pairs_of(labels)
+        similarity = cosine(embeddings, embeddings)
+        if references is None:
+            to_negatives, negative = similarity, within.negative
+        else:
+            to_negatives = cosine(embeddings, references.embeddings)
+            negative = pairs_of(labels, references).negative
+        both, counted = _products(4.0 * tangent2 * to_negatives, negative, within.positive)
+        terms = softplus(torch.where(counted, both - 2.0 * (1.0 + tangent2) * similarity, 0.0))
+        stats = {"positive_cosine": masked_mean(similarity.detach(), within.positive)}
+        return LossOutput(masked_mean(terms, counted), stats)
+
+
+def _products(exponent: Tensor, negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """log sum_n exp(E_an + E_pn) for every positive pair that has negatives, and which these are; both (G, G).
+
+    Both ends of a positive pair have the same negatives. With rows scaled by their maxima the sum of a pair is at least
+    exp(-range of E), 4e-11 at the largest angle that the configuration allows: it cannot underflow.
+    """
+    counted = positive & negative.any(1)[:, None]
+    top = exponent.detach().masked_fill(~negative, -torch.inf).amax(1, keepdim=True)
+    top = torch.where(top.isfinite(), top, 0.0)
+    scaled = torch.where(negative, exponent - top, -torch.inf).exp()
+    total = torch.where(counted, scaled @ scaled.T, 1.0)
+    return total.log() + top + top.T, counted
+
+
+class HistogramLoss(nn.Module):
+    """Histogram loss (Ustinova & Lempitsky 2016, eq. 2 to 5): the chance that a negative is nearer than a positive.
+
+    Cosines fall linearly into the two nearest of `num_bins` + 1 nodes on [-1, 1]; with h+ and h- the histograms of
+    positive and negative pairs, L = sum_r h-_r sum_{q <= r} h+_q.
+    """
+
+    def __init__(self, config: HistogramConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        references: References | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: mean cosines of both kinds of pairs."""
+        del generator
+        if check:
+            check_batch(embeddings, labels)
+        similarity = cosine(embeddings, reference_rows(embeddings, references))
+        pairs = pairs_of(labels, references)
+        place = (similarity.clamp(-1.0, 1.0) + 1.0) * (0.5 * self.config.num_bins)
+        low = place.detach().floor().clamp(max=self.config.num_bins - 1)
+        positive = self._histogram(place - low, low.long(), pairs.positive)
+        negative = self._histogram(place - low, low.long(), pairs.negative)
+        stats = {
+            "positive_cosine": masked_mean(similarity.detach(), pairs.positive),
+            "negative_cosine": masked_mean(similarity.detach(), pairs.negative),
+        }
+        return LossOutput((negative * positive.cumsum(0)).sum(), stats)
+
+    def _histogram(self, fraction: Tensor, low: Tensor, mask: Tensor) -> Tensor:
+        """(num_bins + 1,), of sum 1; of sum 0, with a graph, where the mask is empty."""
+        upper = torch.where(mask, fraction, 0.0).flatten()
+        lower = torch.where(mask, 1.0 - fraction, 0.0).flatten()
+        empty = fraction.new_zeros(self.config.num_bins + 1)
+        filled = empty.index_add(0, low.flatten(), lower).index_add(0, low.flatten() + 1, upper)
+        return filled / mask.sum().clamp(min=1)
