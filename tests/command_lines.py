@@ -78,9 +78,9 @@ BAD: dict[str, tuple[list[str], str, tuple[str, ...]]] = {
         ("batch_size=30", "samples_per_class=4"),
     ),
     "workers and batch": (
-        ["train", STUDY, "resources.workers_per_trial=3"],
-        "command line: base.data.batch_size must be divisible by resources.workers_per_trial",
-        ("batch_size=128", "workers_per_trial=3"),
+        ["train", STUDY, "resources.workers_per_trial=129"],
+        "command line: resources.workers_per_trial must not exceed base.data.batch_size",
+        ("batch_size=128", "workers_per_trial=129"),
     ),
     "too many workers": (
         ["tune", STUDY, "resources={workers_per_trial: 64, cpus_per_worker: 1000}"],

@@ -43,7 +43,7 @@ INVALID: list[tuple[Raw, str, tuple[str, ...]]] = [
     ({"loss": {"kind": "triplet", "margin": 2.5}}, "loss.margin", ("at most 2", "2.5")),
     ({"data": {"kind": "glyphs", "augment": {"flip": 2}}}, "data.augment.flip", ("at most 1", "got 2")),
     ({"data": {"kind": "digits", "num_folds": 3}}, "data.num_folds", ("at most 2", "got 3")),
-    ({"training": {"precision": "float16"}}, "training.precision", ("'float32' or 'float64'", '"float16"')),
+    ({"training": {"precision": "float16"}}, "training.precision", ("'float32', 'bfloat16' or 'float64'", '"float16"')),
     # keys and kinds
     ({"los": {}}, "los", ("unknown key 'los'", "known: data, ", "did you mean 'loss'?")),
     ({"loss": {"kind": "triplet", "mning": "all"}}, "loss.mning", ("unknown key", "did you mean 'mining'?")),
@@ -52,7 +52,7 @@ INVALID: list[tuple[Raw, str, tuple[str, ...]]] = [
     ({"data": {"kind": "folder"}}, "data.root", ("missing",)),
     ({"loss": {"kind": "tripet"}}, "loss", ("unknown kind 'tripet'", "proxy_anchor", "did you mean 'triplet'?")),
     ({"data": {"kind": "cub"}}, "data", ("unknown kind 'cub'", "digits, folder, glyphs")),
-    ({"loss": {"margin": 0.1}}, "loss", ("kind is missing", "known: contrastive, ")),
+    ({"loss": {"margin": 0.1}}, "loss", ("kind is missing", "known: angular, ")),
     ({"model": {"backbone": "resnet5o"}}, "model.backbone", ("'resnet5o'", "nearest: resnet50, ")),
     # laws between fields, with both numbers
     (

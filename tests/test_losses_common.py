@@ -15,6 +15,7 @@ from raydml.config import LibraryConfig, LossConfig, Model
 from raydml.config.grammar import literal_values
 from raydml.losses import build_loss
 from tests import loss_oracles as oracle
+from tests.loss_cases import CASES, SECOND_VALUE, WITH_CLASSES
 
 _CONFIGS: tuple[type[Model], ...] = get_args(get_args(LossConfig)[0])
 # The memory and what a library brings have tests of their own.
@@ -24,97 +25,11 @@ _FIELDS = [
     for field in config.model_fields
     if field not in ("kind", "memory") and config is not LibraryConfig
 ]
-_CASES: tuple[dict[str, object], ...] = (
-    {"kind": "discriminate"},
-    {"kind": "discriminate", "scope": "batch", "similarity": "euclidean", "positive_scale": 4.0},
-    {"kind": "contrastive"},
-    {"kind": "triplet", "mining": "all"},
-    {"kind": "triplet", "mining": "semi_hard"},
-    {"kind": "triplet", "mining": "hardest"},
-    {"kind": "margin", "learn_beta": "fixed"},
-    {"kind": "margin", "learn_beta": "shared"},
-    {"kind": "margin", "learn_beta": "per_class"},
-    {"kind": "lifted_structure", "form": "generalised"},
-    {"kind": "lifted_structure", "form": "original"},
-    {"kind": "n_pair"},
-    {"kind": "nt_xent"},
-    {"kind": "supcon"},
-    {"kind": "multi_similarity"},
-    {"kind": "multi_similarity", "epsilon": None},
-    {"kind": "circle", "scale": 16.0},
-    {"kind": "angular"},
-    {"kind": "histogram"},
-    {"kind": "proxy_nca", "form": "original"},
-    {"kind": "proxy_nca", "form": "plus_plus"},
-    {"kind": "proxy_anchor"},
-    {"kind": "soft_triple"},
-    {"kind": "normalised_softmax"},
-    {"kind": "cosface"},
-    {"kind": "arcface"},
-    {"kind": "curricularface"},
-    {"kind": "recall_at_k"},
-    {"kind": "smooth_ap"},
-)
-# A second value for every number; words are tried one and all.
-_SECOND_VALUE: dict[tuple[str, str], object] = {
-    ("discriminate", "margin"): 0.5,
-    ("discriminate", "scale"): 4.0,
-    ("discriminate", "positive_scale"): 4.0,
-    ("discriminate", "negative_scale"): 4.0,
-    ("contrastive", "positive_margin"): 0.4,
-    ("contrastive", "negative_margin"): 1.1,
-    ("triplet", "margin"): 0.3,
-    ("margin", "margin"): 0.4,
-    ("margin", "beta"): 0.9,
-    ("margin", "cutoff"): 1.1,
-    ("margin", "nonzero_cutoff"): 0.8,
-    ("lifted_structure", "margin"): 1.4,
-    ("n_pair", "scale"): 4.0,
-    ("nt_xent", "temperature"): 0.5,
-    ("supcon", "temperature"): 0.5,
-    ("multi_similarity", "alpha"): 5.0,
-    ("multi_similarity", "beta"): 20.0,
-    ("multi_similarity", "base"): 0.1,
-    ("multi_similarity", "epsilon"): 0.4,
-    ("circle", "margin"): 0.2,
-    ("circle", "scale"): 8.0,
-    ("angular", "angle_deg"): 25.0,
-    ("histogram", "num_bins"): 20,
-    ("proxy_nca", "scale"): 1.0,
-    ("proxy_anchor", "margin"): 0.3,
-    ("proxy_anchor", "scale"): 8.0,
-    ("soft_triple", "centers_per_class"): 2,
-    ("soft_triple", "scale"): 5.0,
-    ("soft_triple", "assignment_scale"): 2.0,
-    ("soft_triple", "margin"): 0.3,
-    ("soft_triple", "regularizer_weight"): 0.0,
-    ("normalised_softmax", "temperature"): 0.5,
-    ("cosface", "margin"): 0.1,
-    ("cosface", "scale"): 8.0,
-    ("arcface", "margin_deg"): 10.0,
-    ("arcface", "scale"): 8.0,
-    ("curricularface", "margin_deg"): 10.0,
-    ("curricularface", "scale"): 8.0,
-    ("curricularface", "momentum"): 0.5,
-    ("recall_at_k", "ranks"): (1, 3),
-    ("recall_at_k", "temperature"): 0.3,
-    ("recall_at_k", "rank_temperature"): 0.2,
-    ("smooth_ap", "temperature"): 0.3,
-}
-_WITH_CLASSES = {
-    "proxy_nca",
-    "proxy_anchor",
-    "soft_triple",
-    "normalised_softmax",
-    "cosface",
-    "arcface",
-    "curricularface",
-}
 # On CUDA each of these waits for the device; an index of booleans does too.
 _SYNCHRONISING = ("_local_scalar_dense", "item", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
 
 
-@pytest.fixture(params=_CASES, ids=lambda case: " ".join(str(v) for v in case.values()))
+@pytest.fixture(params=CASES, ids=lambda case: " ".join(str(v) for v in case.values()))
 def case(request: pytest.FixtureRequest) -> dict[str, object]:
     """A loss as plain data."""
     fields: dict[str, object] = request.param
@@ -223,7 +138,7 @@ def test_every_field_changes_the_loss(config: type[Model], field: str, device: t
     (kind,) = literal_values(config.model_fields["kind"].annotation)
     words = literal_values(config.model_fields[field].annotation)
     default = config.model_fields[field].default
-    values = words or (default, _SECOND_VALUE[str(kind), field])
+    values = words or (default, SECOND_VALUE[str(kind), field])
     names = [0, 0, 0, 1, 1, 2, 2, 3]
     found = [
         oracle.run_loss(
@@ -303,7 +218,7 @@ def test_labels_are_checked_where_each_class_has_a_parameter(
     """Any int64 tells classes apart for the other losses."""
     rows, labels = _rows([0, 0, 1, 1], device).float(), torch.tensor([0, 0, label, label], device=device)
     loss = _build(case, device)
-    if case["kind"] in _WITH_CLASSES or case.get("learn_beta") == "per_class":
+    if case["kind"] in WITH_CLASSES or case.get("learn_beta") == "per_class":
         with pytest.raises(
             ValueError, match=rf"labels must lie in \[0, 8\), but got {min(0, label)} ... {max(0, label)}"
         ):

@@ -115,19 +115,18 @@ def test_corners_of_two_and_three_dimensions_are_checked_together(monkeypatch: p
 
 
 def test_workers_and_folds_are_checked_at_every_point() -> None:
-    resources = {"workers_per_trial": 2}
-    batch = {"data.batch_size": {"choices": [24, 27]}, "data.samples_per_class": {"choices": [3, 9]}}
-    base = {"data": {**BASE["data"], "samples_per_class": 3}}
-    assert "data.batch_size=27, workers_per_trial=2" in message_of(batch, base, resources=resources)
+    batch = {"data.batch_size": {"choices": [12, 24]}}
+    assert "workers_per_trial=13, data.batch_size=12" in message_of(batch, resources={"workers_per_trial": 13})
+    assert study_of(batch, resources={"workers_per_trial": 5}).resources.workers_per_trial == 5
     folds = {"data.num_folds": {"low": 2, "high": 4}}
     assert "folds_run=3, data.num_folds=2" in message_of(folds, protocol={"folds_run": 3})
     assert study_of(folds, protocol={"folds_run": 2}).protocol.folds_run == 2
 
 
-def test_workers_must_divide_the_batch_and_folds_must_exist() -> None:
-    message = message_of(resources={"workers_per_trial": 5})
-    assert "divisible by resources.workers_per_trial" in message
-    assert "data.batch_size=24, workers_per_trial=5" in message
+def test_every_worker_needs_an_image_and_folds_must_exist() -> None:
+    message = message_of(resources={"workers_per_trial": 25})
+    assert "must not exceed base.data.batch_size" in message
+    assert "workers_per_trial=25, data.batch_size=24" in message
     message = message_of(protocol={"folds_run": 5})
     assert "folds_run=5, data.num_folds=4" in message
 
