@@ -17,6 +17,7 @@ from raydml.losses import LossOutput
 from raydml.models import EmbeddingModel
 from raydml.objective import DataShape, Objective, StepContext, build_objective, network_input
 from raydml.optim import build_optimizer, lr_factor, masked_step, set_learning_rates
+from raydml.torch_defects import require_right_bfloat16
 
 
 class NonFiniteLossError(RuntimeError):
@@ -52,8 +53,14 @@ class TrainingState:
 def new_state(
     config: ExperimentConfig, shape: DataShape, *, steps_per_epoch: int, device: torch.device
 ) -> TrainingState:
-    """A training before its first step. In a process group every worker must call it."""
+    """A training before its first step. In a process group every worker must call it.
+
+    Raises ConfigError where it cannot be had, or would be wrong on this device.
+    """
     objective = build_objective(config, shape).to(device)
+    if config.training.precision == "bfloat16":
+        size = shape.image_size
+        require_right_bfloat16(objective.model, in_channels=shape.in_channels, image_size=size, device=device)
     parallel: nn.Module = objective
     if world_size() > 1:
         # Buffers need no broadcast: BatchNorm is frozen or synchronised, so they are equal.

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from raydml.config import ExperimentConfig, parse
 from raydml.data.batches import Batch
-from raydml.distributed import barrier, gather, gather_ragged, rank, world_size
+from raydml.distributed import barrier, gather, gather_ragged, rank, share, world_size
 from raydml.epoch import TrainingState, new_state, train_epoch
 from raydml.objective import DataShape, StepContext
+from tests.loss_cases import CASES
 
-WORLDS = (4, 2, 1)
+WORLDS = (4, 3, 2, 1)
 BATCH = 16
-NUM_STEPS = 20
+"""Images of the global batch: three workers have 5, 5 and 6 of them."""
 RAGGED = (3, 0, 5, 1)
 """Rows that each rank brings to `gather_ragged`."""
 
@@ -44,30 +45,36 @@ class Case:
     precision: str = "float64"
     batch_norm: str = "synchronised"
     """As in the configuration; or plain, torch's own, which under data parallelism is another function."""
+    chunk_size: int | None = None
+    backbone: str = "test_resnet"
     seed_by_rank: bool = False
     """Whether ranks draw different negatives, as they never do in a training."""
 
     @property
     def name(self) -> str:
-        return " ".join(map(str, (*self.loss.values(), self.layout, self.precision, self.batch_norm)))
+        more = () if self.chunk_size is None else (f"chunks of {self.chunk_size}",)
+        return " ".join(map(str, (*self.loss.values(), self.layout, self.precision, self.batch_norm, *more)))
 
 
-LOSSES: tuple[Mapping[str, object], ...] = (
+MINED: Mapping[str, object] = {"kind": "library", "name": "MarginLoss", "miner": "DistanceWeightedMiner"}
+LOSSES: tuple[Mapping[str, object], ...] = (*CASES, MINED)
+WITH_MEMORY: tuple[Mapping[str, object], ...] = (
+    {"kind": "contrastive", "memory": {"size": 40}},
+    {"kind": "margin", "learn_beta": "shared", "memory": {"size": 40}},
+)
+SELECTED: tuple[Mapping[str, object], ...] = (
     {"kind": "discriminate"},
-    {"kind": "contrastive"},
-    {"kind": "triplet", "mining": "all"},
-    {"kind": "triplet", "mining": "semi_hard"},
-    {"kind": "triplet", "mining": "hardest"},
-    {"kind": "margin", "learn_beta": "shared"},
     {"kind": "margin", "learn_beta": "per_class"},
     {"kind": "proxy_anchor"},
 )
-SELECTED = (LOSSES[0], *LOSSES[-2:])
 EXACT = (*(Case(loss) for loss in LOSSES), *(Case(loss, "contiguous") for loss in SELECTED))
 FROZEN = tuple(Case(loss, batch_norm="frozen") for loss in SELECTED)
 SINGLE = tuple(Case(loss, precision="float32") for loss in SELECTED)
-PLAIN = Case(LOSSES[0], batch_norm="plain")
-OWN_DRAWS = Case(LOSSES[-2], seed_by_rank=True)
+CHUNKED = Case(SELECTED[2], batch_norm="frozen", chunk_size=3)
+PLAIN = Case(SELECTED[0], batch_norm="plain")
+OWN_DRAWS = Case(SELECTED[1], seed_by_rank=True)
+TRAJECTORIES = tuple(Case(loss) for loss in (SELECTED[2], {"kind": "curricularface"}, *WITH_MEMORY))
+"""Proxies, a running mean and queues: what a wrong scale or order shows in only after some steps."""
 
 
 def serve(place: int, folder: Path) -> None:
@@ -85,10 +92,10 @@ def serve(place: int, folder: Path) -> None:
 
 def everything() -> dict[str, Result]:
     """All results of this rank, by name; without a process group, those of the single process."""
-    cases = (*EXACT, *FROZEN, *SINGLE, PLAIN, OWN_DRAWS)
+    cases = (*EXACT, *FROZEN, *SINGLE, CHUNKED, PLAIN, OWN_DRAWS)
     return {
         **{case.name + (" own draws" if case.seed_by_rank else ""): first_step(case) for case in cases},
-        "trajectory": trajectory(),
+        **{f"trajectory {case.name}": trajectory(case, num_steps=8) for case in TRAJECTORIES},
         "collectives": collectives(),
     }
 
@@ -100,7 +107,7 @@ def first_step(case: Case, *, seed: int | None = None) -> Result:
         state = new_state(_config(case), _SHAPE, steps_per_epoch=1, device=_CPU)
     images, labels = _batch(case.layout, step=0)
     own = rank() if case.seed_by_rank else 0
-    context = StepContext(seed=own if seed is None else seed, epoch=0, step=0)
+    context = StepContext(own if seed is None else seed, epoch=0, step=0, num_images=BATCH)
     state.objective.train()
     output = state.parallel(_share(images), _share(labels), context=context)
     output.value.backward()
@@ -110,15 +117,15 @@ def first_step(case: Case, *, seed: int | None = None) -> Result:
     return {"value": output.value.detach(), **gradients, **_buffers(state)}
 
 
-def trajectory() -> Result:
-    """Parameters after 20 steps of SGD with momentum; Adam would hide a gradient that is R times too large."""
-    state = new_state(_config(Case(LOSSES[-1])), _SHAPE, steps_per_epoch=NUM_STEPS, device=_CPU)
-    batches = [_batch("split", step=step) for step in range(NUM_STEPS)]
-    metrics = train_epoch(
-        state,
-        [Batch(_share(images), _share(labels), _share(torch.arange(BATCH))) for images, labels in batches],
-        device=_CPU,
-    )
+def trajectory(case: Case, *, num_steps: int) -> Result:
+    """Parameters after some steps of SGD with momentum; Adam would hide a gradient that is R times too large."""
+    state = new_state(_config(case), _SHAPE, steps_per_epoch=num_steps, device=_CPU)
+    batches = [_batch(case.layout, step=step) for step in range(num_steps)]
+    shares = [
+        Batch(_share(images), _share(labels), _share(torch.arange(BATCH)), num_global=BATCH)
+        for images, labels in batches
+    ]
+    metrics = train_epoch(state, shares, device=_CPU)
     parameters = {f"parameter.{name}": p.detach() for name, p in state.objective.named_parameters()}
     return {"value": torch.tensor(metrics["loss"], dtype=torch.float64), **parameters, **_buffers(state)}
 
@@ -138,13 +145,15 @@ def _config(case: Case) -> ExperimentConfig:
     return parse(
         {
             "model": {
-                "backbone": "test_resnet",
+                "backbone": case.backbone,
                 "embedding_dim": 8,
                 "batch_norm": "synchronised" if case.batch_norm == "plain" else case.batch_norm,
             },
             "loss": case.loss,
             "optimizer": {"kind": "sgd", "lr": 0.05, "loss_lr": 0.5, "clip_norm": 1.0},
-            "training": {"precision": case.precision, "num_epochs": 1},
+            "training": {"precision": case.precision, "num_epochs": 1, "chunk_size": case.chunk_size},
+            # Labels repeat as a batch of four classes has them, which bounds the positives of an image.
+            "data": {"kind": "glyphs", "batch_size": BATCH, "samples_per_class": 4},
         }
     )
 
@@ -159,8 +168,7 @@ def _batch(layout: str, *, step: int) -> tuple[Tensor, Tensor]:
 
 def _share(x: Tensor) -> Tensor:
     """This rank's slice of the rows."""
-    size = len(x) // world_size()
-    return x[rank() * size : (rank() + 1) * size]
+    return x[share(len(x), rank(), world_size())]
 
 
 def _buffers(state: TrainingState) -> Result:

@@ -1,9 +1,11 @@
-"""Training on 1, 2 and 4 ranks is the training of one process (specs/losses.md, 4): gradients, statistics, parameters.
+"""Training on 1 to 4 ranks is the training of one process (specs/losses.md, 4): gradients, statistics, parameters.
 
 Processes are spawned, never forked: a forked child inherits the threads of torch as locks that nobody holds, and hangs.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from torch import Tensor
 
 from raydml.distributed import gather, gather_ragged, rank, world_size
 from tests.data_parallel_cases import (
+    CHUNKED,
     EXACT,
     FROZEN,
     OWN_DRAWS,
     PLAIN,
     RAGGED,
     SINGLE,
+    TRAJECTORIES,
     WORLDS,
     Case,
     Result,
@@ -77,7 +81,7 @@ def test_gradients_are_those_of_one_process(case: Case, ranks: Ranks, alone: dic
 
 def test_losses_with_parameters_are_among_the_cases(alone: dict[str, Result]) -> None:
     """Proxies and learned boundaries: the gradients that a loss scaled by R gets wrong."""
-    assert sum(_has_parameters(alone[case.name]) for case in EXACT) == 5
+    assert sum(_has_parameters(alone[case.name]) for case in EXACT) == 2 + 8 + 2
 
 
 @pytest.mark.parametrize("case", SINGLE, ids=lambda case: case.name)
@@ -101,7 +105,7 @@ def test_every_rank_reports_the_true_loss(case: Case, ranks: Ranks, alone: dict[
 
 def test_plain_batch_norm_is_another_function(worlds: dict[int, Ranks], alone: dict[str, Result]) -> None:
     """Guards the power of these tests: a batch on which the kind of BatchNorm did not matter would prove nothing."""
-    for world in (2, 4):
+    for world in (2, 3, 4):
         for found in (r[PLAIN.name] for r in worlds[world]):
             assert _error(found, alone[PLAIN.name], "gradient.model") > 0.05
 
@@ -122,18 +126,29 @@ def test_ranks_with_draws_of_their_own_get_the_mean_of_their_losses(ranks: Ranks
         assert _error(alone[0], mean, "gradient") > 0.01, "the draws made no difference"
 
 
-def test_twenty_steps_end_at_the_same_parameters(ranks: Ranks, alone: dict[str, Result]) -> None:
-    expected = alone["trajectory"]
-    for found in (r["trajectory"] for r in ranks):
-        for prefix in ("parameter.model", "parameter.loss", "buffer.model", "value"):
+@pytest.mark.parametrize("case", TRAJECTORIES, ids=lambda case: case.name)
+def test_some_steps_end_at_the_same_parameters(case: Case, ranks: Ranks, alone: dict[str, Result]) -> None:
+    """A memory of 40 is no multiple of the batch of 16: its queue wraps within a batch."""
+    expected = alone[f"trajectory {case.name}"]
+    learned = [f"parameter.{part}" for part in ("model", "loss") if any(f"parameter.{part}" in n for n in expected)]
+    for found in (r[f"trajectory {case.name}"] for r in ranks):
+        for prefix in (*learned, "buffer", "value"):
             assert _error(found, expected, prefix) < 1e-9
 
 
-def test_parameters_stay_equal_on_all_ranks_to_the_bit(ranks: Ranks) -> None:
+@pytest.mark.parametrize("case", TRAJECTORIES, ids=lambda case: case.name)
+def test_parameters_and_queues_stay_equal_on_all_ranks_to_the_bit(case: Case, ranks: Ranks) -> None:
     """Proxies outside of what is wrapped drift apart silently: R different losses."""
-    first, *others = (r["trajectory"] for r in ranks)
+    first, *others = (r[f"trajectory {case.name}"] for r in ranks)
     for other in others:
-        assert all(torch.equal(other[name], first[name]) for name in first if name.startswith("parameter"))
+        assert all(torch.equal(other[name], first[name]) for name in first if name != "value")
+
+
+def test_a_batch_in_chunks_on_any_number_of_workers(ranks: Ranks, alone: dict[str, Result]) -> None:
+    whole = alone[replace(CHUNKED, chunk_size=None).name]
+    for found in (r[CHUNKED.name] for r in ranks):
+        assert _error(found, whole, "gradient") < 1e-10
+        assert _error(found, whole, "value") < 1e-12
 
 
 def test_gather_keeps_rank_order_and_sums_every_ranks_gradient(ranks: Ranks) -> None:

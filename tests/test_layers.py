@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity"),
-    ("distances", "distributed", "models", "neighbors", "data"),
+    ("distances", "distributed", "models", "neighbors", "data", "torch_defects"),
     ("losses", "metrics"),
     ("objective", "optim"),
     ("epoch", "checkpoint", "baseline"),

@@ -7,13 +7,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from raydml import yamlfile
-from raydml.config import ConfigError, ExperimentConfig
-from raydml.config.grammar import validate
+from raydml.config import ConfigError, ExperimentConfig, LossConfig, Model
+from raydml.config.grammar import literal_values, validate
 from raydml.space import Study, metric_names, read
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +22,10 @@ BASE: dict[str, Any] = {
     "data": {"kind": "glyphs", "batch_size": 24, "samples_per_class": 4, "num_folds": 4},
     "training": {"num_epochs": 8},
 }
+
+
+def kind_of(config: type[Model]) -> tuple[object, ...]:
+    return literal_values(config.model_fields["kind"].annotation)
 
 
 def study_of(space: dict[str, Any] | None = None, base: dict[str, Any] | None = None, **sections: Any) -> Study:  # noqa: ANN401
@@ -211,6 +215,13 @@ def test_a_shipped_study_is_valid_and_its_start_points_lie_in_range(path: Path) 
     for point in study.start_points():
         assert all(study.distributions()[name].contains(value) for name, value in point.items())
         assert isinstance(study.experiment(point), ExperimentConfig)
+
+
+def test_every_loss_has_a_shipped_study() -> None:
+    kinds = {path.stem: read(path).base.loss.kind for path in SHIPPED}
+    assert {*kinds.values()} == {kind for c in get_args(get_args(LossConfig)[0]) for kind in kind_of(c)}
+    # Named after its loss, but for the two that the word margin stands for.
+    assert {name for name, kind in kinds.items() if name != kind} == {"margin", "distance_weighted"}
 
 
 def test_reading_a_study_loads_neither_torch_nor_ray() -> None:

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from raydml.distances import cosine, full_precision
 
-# Entries of one matrix of embeddings x classes; 256 MiB in float32. Beyond it classes come in chunks, recomputed in
-# the backward pass, so that memory does not grow with them.
+# Entries of one matrix of embeddings x rows of classes; 256 MiB in float32. Beyond it classes come in chunks,
+# recomputed in the backward pass, so that memory does not grow with them.
 _LARGEST = 2**26
 
 
@@ -43,11 +43,11 @@ class SomeClasses(NamedTuple):
         return mask.scatter(1, column, False) if inside is None else mask.scatter(1, column, ~inside)
 
     def logsumexp_of_others(self, logits: Tensor) -> Tensor:
-        """(G, c) -> (G,), -inf never: at least two classes come in."""
+        """(G, c) -> (G,), -inf never: at least two classes come in. Overwrites the logits."""
         column, inside = self.own()
         if inside is None:
-            return logits.scatter(1, column, -torch.inf).logsumexp(1)
-        return logits.scatter(1, column, torch.where(inside, -torch.inf, logits.gather(1, column))).logsumexp(1)
+            return logits.scatter_(1, column, -torch.inf).logsumexp(1)
+        return logits.scatter_(1, column, torch.where(inside, -torch.inf, logits.gather(1, column))).logsumexp(1)
 
 
 def unit_proxies(proxies: Tensor) -> Tensor:
@@ -59,7 +59,8 @@ def parts_over_classes(
     function: Callable[[Tensor, SomeClasses], Tensor], embeddings: Tensor, labels: Tensor, proxies: Tensor
 ) -> list[Tensor]:
     """The function of consecutive classes: all at once where they fit, else in even chunks of at least two."""
-    num_chunks = -(-len(embeddings) * len(proxies) // _LARGEST)
+    num_rows = proxies.shape[:-1].numel()
+    num_chunks = -(-len(embeddings) * num_rows // _LARGEST)
     num_chunks = max(1, min(num_chunks, len(proxies) // 2))
     if num_chunks == 1:
         return [function(embeddings, SomeClasses(proxies, labels, everything=True))]

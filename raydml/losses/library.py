@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.config import ConfigError, LibraryConfig
+from raydml.config.grammar import unknown_key
 from raydml.distances import full_precision
 from raydml.losses.output import LossOutput, check_batch
 
@@ -28,10 +29,11 @@ class LibraryLoss(nn.Module):
         super().__init__()
         known = {"num_classes": num_classes, "embedding_size": embedding_dim}
         losses, miners = _library()
-        self.loss = _made(losses, "loss.name", config.name, config.arguments, known)
+        self.loss = _made(losses, ("loss.name", "loss.arguments"), config.name, config.arguments, known)
         self.miner: nn.Module | None = None
         if config.miner is not None:
-            self.miner = _made(miners, "loss.miner", config.miner, config.miner_arguments, {})
+            paths = ("loss.miner", "loss.miner_arguments")
+            self.miner = _made(miners, paths, config.miner, config.miner_arguments, {})
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
@@ -45,7 +47,10 @@ class LibraryLoss(nn.Module):
             return LossOutput(self._value(rows, labels), {})
         # It draws from the global generators, which are put back.
         with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
-            torch.manual_seed(generator.initial_seed())
+            # Not torch.manual_seed: it would seed every GPU there is.
+            torch.default_generator.manual_seed(generator.initial_seed())
+            if rows.is_cuda:
+                torch.cuda.manual_seed(generator.initial_seed())
             return LossOutput(self._value(rows, labels), {})
 
     def _value(self, rows: Tensor, labels: Tensor) -> Tensor:
@@ -69,15 +74,22 @@ def _library() -> tuple[ModuleType, ModuleType]:
 
 
 def _made(
-    module: ModuleType, path: str, name: str, arguments: Mapping[str, object], known: Mapping[str, int]
+    module: ModuleType, paths: tuple[str, str], name: str, arguments: Mapping[str, object], known: Mapping[str, int]
 ) -> nn.Module:
-    """An instance of a class of the library; of what we know it gets the arguments that it has."""
-    classes: dict[str, Any] = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
+    """An instance of a class of the library; of what we know it gets the arguments that it has.
+
+    `paths` are those of its name and of its arguments.
+    """
+    path, section = paths
+    classes = {key: v for key, v in vars(module).items() if inspect.isclass(v) and issubclass(v, nn.Module)}
     if name not in classes:
         nearest = difflib.get_close_matches(name, classes, n=3, cutoff=0.5)
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         raise ConfigError(f"{path}: pytorch-metric-learning has no {module.__name__.rpartition('.')[2]}.{name}{hint}")
-    accepted = inspect.signature(classes[name]).parameters
+    accepted = _parameters(classes[name])
+    for key in arguments:
+        if key not in accepted:
+            raise ConfigError(f"{section}.{key}: {unknown_key(key, accepted)}")
     given: dict[str, Any] = {**{key: value for key, value in known.items() if key in accepted}, **arguments}
     try:
         made: nn.Module = classes[name](**given)
@@ -85,3 +97,16 @@ def _made(
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path}: {name} refuses its arguments {dict(arguments)}: {reason}") from error
     return made
+
+
+def _parameters(made: type[nn.Module]) -> set[str]:
+    """What a constructor takes, and what its bases take as long as keywords are handed on to them."""
+    names: set[str] = set()
+    for owner in made.__mro__[: made.__mro__.index(nn.Module)]:
+        if "__init__" not in vars(owner):
+            continue
+        parameters = inspect.signature(vars(owner)["__init__"]).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names

@@ -37,10 +37,13 @@ class CrossBatchMemory(nn.Module):
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 labels from 0 -> LossOutput; stats of the loss within the batch.
 
-        Raises ValueError where the batch is larger than the memory.
+        Raises ValueError where the batch is larger than the memory; a check also refuses labels below 0, which mark
+        empty places here.
         """
         if len(labels) > self.config.size:
             raise ValueError(f"a memory of {self.config.size} embeddings cannot hold a batch of {len(labels)}")
+        if check and bool((labels < 0).any()):
+            raise ValueError(f"labels must not be negative where a loss has a memory, but got {int(labels.min())}")
         within: LossOutput = self.loss(embeddings, labels, generator=generator, check=check)
         references = self._enqueue(embeddings.detach(), labels)
         across: LossOutput = self.loss(embeddings, labels, references=references, generator=generator)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raydml.losses.masking import some
+
 
 def sample_negatives(
     distance: Tensor,
@@ -27,12 +29,12 @@ def sample_negatives(
     dim = float(embedding_dim)
     log_weight = (2.0 - dim) * d.log() - 0.5 * (dim - 3.0) * (1.0 - 0.25 * d.square()).clamp(min=1e-8).log()
     eligible = negative & (distance < nonzero_cutoff)
-    has_eligible = eligible.any(1)
-    log_weight = torch.where(eligible, log_weight, torch.where(has_eligible[:, None], -torch.inf, 0.0).to(d.dtype))
+    # Not -inf: where nothing is eligible all columns are equal then, and not NaN.
+    log_weight = torch.where(eligible, log_weight, torch.finfo(d.dtype).min)
     # In float64 the running sum is monotone and a draw the same for embeddings of either type.
-    cumulative = log_weight.softmax(1, dtype=torch.float64).cumsum(1)
+    cumulative = log_weight.softmax(1, dtype=torch.float64).cumsum_(1)
     shape = (len(distance), num_draws)
     draw = torch.rand(shape, generator=generator, dtype=torch.float64, device=d.device)
     # Rounding may leave the last cumulative value below 1: scaled draws never fall behind the last eligible column.
     index = torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True)
-    return index.clamp(max=distance.shape[1] - 1), has_eligible
+    return index.clamp(max=distance.shape[1] - 1), some(eligible, 1)

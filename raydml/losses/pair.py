@@ -57,8 +57,9 @@ class ContrastiveLoss(nn.Module):
 class TripletLoss(nn.Module):
     """Triplet loss (Schroff et al. 2015), [D_ap - D_an + m]_+ over the triplets that `mining` keeps.
 
-    `all` and `semi_hard` sort the negatives of each anchor once and take sums over triplets from prefix sums:
-    O(G^2 log G) for any number of triplets. `hardest` is batch-hard (Hermans et al. 2017).
+    `all` and `semi_hard` count, for each pair, the triplets that cost: from the sorted positives of each anchor, in
+    O(G^2 log G) for any number of triplets. The loss is then linear in the distances. `hardest` is batch-hard (Hermans
+    et al. 2017).
     """
 
     def __init__(self, config: TripletConfig) -> None:
@@ -85,21 +86,32 @@ class TripletLoss(nn.Module):
         return self._all(distance, pairs, semi_hard=self.config.mining == "semi_hard")
 
     def _all(self, distance: Tensor, pairs: Pairs, *, semi_hard: bool) -> LossOutput:
-        sorted_negatives = torch.where(pairs.negative, distance, torch.inf).sort(1).values
-        prefix = nn.functional.pad(sorted_negatives.cumsum(1), (1, 0))
-        # Below this bound a negative costs; pairs that are no positives get a bound below every distance.
-        bound = torch.where(pairs.positive, distance + self.config.margin, -1.0)
-        count = torch.searchsorted(sorted_negatives.detach(), bound.detach())
-        total = prefix.gather(1, count)
-        if semi_hard:
-            own = torch.where(pairs.positive, distance, -1.0).detach()
-            # A negative margin cannot be configured, so the nearer negatives are always among the counted ones.
-            nearer = torch.searchsorted(sorted_negatives.detach(), own, right=True).minimum(count)
-            count, total = count - nearer, total - prefix.gather(1, nearer)
+        pulled, pushed = self._uses(distance.detach(), pairs, semi_hard=semi_hard)
         num_triplets = (pairs.positive.sum(1) * pairs.negative.sum(1)).sum()
-        num_active = count.sum()
-        value = (count * bound - total).sum() / num_active.clamp(min=1)
-        return LossOutput(value, {"active_triplets": num_active / num_triplets.clamp(min=1)})
+        num_active = pushed.sum()
+        total = ((pulled - pushed) * distance).sum() + self.config.margin * num_active
+        return LossOutput(total / num_active.clamp(min=1), {"active_triplets": num_active / num_triplets.clamp(min=1)})
+
+    def _uses(self, distance: Tensor, pairs: Pairs, *, semi_hard: bool) -> tuple[Tensor, Tensor]:
+        """In how many triplets that cost a pair is the positive one, and in how many the negative one; both (G, M).
+
+        Of an anchor's positives in rising order those that cost with a negative are first, first + 1, ... last - 1:
+        from the one that reaches the negative with the margin, to the one that would be beyond it, or to the end.
+        """
+        num_columns = distance.shape[1]
+        # Lines have few positives and mostly equal entries: that sorts ten times faster than the negatives do.
+        positives, column = torch.where(pairs.positive, distance, -torch.inf).sort(1)
+        first = torch.searchsorted(positives + self.config.margin, distance, right=True)
+        first = first.masked_fill(~pairs.negative, num_columns)
+        ones, zeros = distance.new_ones(()).expand(distance.shape), distance.new_zeros(len(distance), num_columns + 1)
+        starts = zeros.scatter_add(1, first, ones)
+        last = torch.full_like(first, num_columns)
+        if semi_hard:
+            # Without a margin every negative that costs is nearer than the positive: then none is semi-hard.
+            last = torch.searchsorted(positives, distance).maximum(first)
+            starts = starts.scatter_add(1, last, -ones)
+        uses = starts.cumsum(1)[:, :-1]
+        return torch.zeros_like(distance).scatter(1, column, uses), last - first
 
     def _hardest(self, distance: Tensor, pairs: Pairs) -> LossOutput:
         valid = pairs.valid
@@ -149,13 +161,14 @@ class MarginLoss(nn.Module):
             nonzero_cutoff=self.config.nonzero_cutoff,
             generator=generator,
         )
-        # The first positive of an anchor takes the first draw, and so on.
-        index = draws.gather(1, (pairs.positive.cumsum(1) - 1) % num_draws)
-        drawn = pairs.positive & has_negative[:, None]
         beta = (self.beta[labels] if self.config.learn_beta == "per_class" else self.beta)[:, None]
-        excess = torch.stack([distance - beta, beta - distance.gather(1, index)]) + self.config.margin
-        terms = torch.where(drawn, excess, 0.0).relu()
-        num_active = (terms > 0).sum()
-        value = terms.sum() / num_active.clamp(min=1)
+        drawn = pairs.positive & has_negative[:, None]
+        pulled = torch.where(drawn, distance - beta + self.config.margin, 0.0).relu()
+        # The first positive of an anchor takes the first draw, and so on: (G, num_draws) positives of each draw.
+        waiting = torch.arange(num_draws - 1, -1, -1, device=distance.device)
+        uses = (drawn.sum(1, keepdim=True) + waiting) // num_draws
+        pushed = (beta - distance.gather(1, draws) + self.config.margin).relu()
+        num_active = (pulled > 0).sum() + (uses * (pushed > 0)).sum()
+        value = (pulled.sum() + (uses * pushed).sum()) / num_active.clamp(min=1)
         stats = {"beta": self.beta.detach().mean(), "active_terms": num_active / (2 * drawn.sum()).clamp(min=1)}
         return LossOutput(value, stats)

@@ -92,7 +92,8 @@ class SoftTripleLoss(nn.Module):
 
     With centres w_ck, the similarity to a class is the mean of its cosines weighted by their own softmax,
     S_c = sum_k softmax_k(a x w_ck) x w_ck; mean over images of the cross-entropy of g (S_c - margin of the own class),
-    plus the weight times the mean distance of two centres of a class. Centres start uniform in +-1 / sqrt(D).
+    plus the weight times sum_{k < l} |w_ck - w_cl| / (K (K - 1)), meaned over classes: half the mean distance of two
+    centres of a class. Centres start uniform in +-1 / sqrt(D).
     """
 
     def __init__(self, config: SoftTripleConfig, *, num_classes: int, embedding_dim: int) -> None:
@@ -111,7 +112,7 @@ class SoftTripleLoss(nn.Module):
         proxies = unit_proxies(self.proxies)
         parts = parts_over_classes(self._part, embeddings, labels, proxies)
         others, own = parts[0] if len(parts) == 1 else _combined(torch.stack(parts))
-        value = self.config.regularizer_weight * self._spread(proxies)
+        value = self._regularizer(proxies)
         if len(proxies) > 1:
             value = value + softplus(others - self.config.scale * (own - self.config.margin)).mean()
         else:
@@ -131,8 +132,13 @@ class SoftTripleLoss(nn.Module):
         """(..., K) -> (...): mean of the cosines to a class's centres, weighted by their softmax."""
         return ((self.config.assignment_scale * cosines).softmax(-1) * cosines).sum(-1)
 
+    def _regularizer(self, proxies: Tensor) -> Tensor:
+        if self.config.regularizer_weight == 0.0:
+            return proxies.new_zeros(())
+        return self.config.regularizer_weight * self._spread(proxies)
+
     def _spread(self, proxies: Tensor) -> Tensor:
-        """Mean Euclidean distance of two centres of a class; zero gradient where they coincide."""
+        """Half the mean Euclidean distance of two centres of a class; zero gradient where they coincide."""
         num_centers = proxies.shape[1]
         if num_centers == 1:
             return proxies.new_zeros(())
@@ -140,7 +146,7 @@ class SoftTripleLoss(nn.Module):
         upper = torch.ones(num_centers, num_centers, dtype=torch.bool, device=proxies.device).triu(1)
         apart = upper & (squared > 8.0 * torch.finfo(squared.dtype).eps)
         distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
-        return 2.0 * distance.sum() / (len(proxies) * num_centers * (num_centers - 1))
+        return distance.sum() / (len(proxies) * num_centers * (num_centers - 1))
 
 
 def _combined(parts: Tensor) -> Tensor:

@@ -28,17 +28,22 @@ def _cross_entropy(others: Tensor, own: Tensor) -> Tensor:
 
 
 def angle_plus_margin(cosine: Tensor, margin_deg: float) -> Tensor:
-    """cos(theta + m); beyond theta = 180 degrees - m, where it would rise again, cos(theta) - m sin(m) (ArcFace).
-
-    No arc cosine: its derivative is infinite where an embedding meets its class.
-    """
+    """cos(theta + m); beyond theta = 180 degrees - m, where it would rise again, cos(theta) - m sin(m) (ArcFace)."""
     margin = math.radians(margin_deg)
+    return _falling(cosine, _turned(cosine, margin), margin)
+
+
+def _falling(cosine: Tensor, turned: Tensor, margin: float) -> Tensor:
+    return torch.where(cosine > -math.cos(margin), turned, cosine - margin * math.sin(margin))
+
+
+def _turned(cosine: Tensor, margin: float) -> Tensor:
+    """cos(theta + m). No arc cosine: its derivative is infinite where an embedding meets its class."""
     # The derivative of the sine is infinite at cosine +-1; rounding leaves no more to gain there.
     rest = 1.0 - cosine.square()
     inside = rest > 4.0 * torch.finfo(cosine.dtype).eps
     sine = torch.where(inside, torch.where(inside, rest, 1.0).sqrt(), 0.0)
-    turned = cosine * math.cos(margin) - sine * math.sin(margin)
-    return torch.where(cosine > -math.cos(margin), turned, cosine - margin * math.sin(margin))
+    return cosine * math.cos(margin) - sine * math.sin(margin)
 
 
 class MarginSoftmaxLoss(nn.Module):
@@ -112,10 +117,14 @@ class CurricularFaceLoss(nn.Module):
         stats = {"proxy_similarity": own.detach().mean(), "curriculum": curriculum}
         if len(proxies) < 2:
             return LossOutput(0.0 * own.sum(), stats)
-        target = angle_plus_margin(own, self.config.margin_deg)
+        margin = math.radians(self.config.margin_deg)
+        turned = _turned(own, margin)
+        target = _falling(own, turned, margin)
+        # Not the target, which beyond 180 degrees - m lies below every cosine.
+        limit = turned.detach()[:, None]
 
         def harden(cosines: Tensor) -> Tensor:
-            return torch.where(cosines > target.detach()[:, None], cosines * (curriculum + cosines), cosines)
+            return torch.where(cosines > limit, cosines * (curriculum + cosines), cosines)
 
         others = logsumexp_of_others(embeddings, labels, proxies, scale=self.config.scale, change=harden)
         return LossOutput(_cross_entropy(others, self.config.scale * target), stats)

@@ -65,7 +65,9 @@ class LiftedStructureLoss(nn.Module):
         return LossOutput(masked_mean(terms, counted), {"active": active})
 
     def _near_references(self, distance: Tensor, pairs: Pairs) -> Tensor:
-        return masked_logsumexp(self.config.margin - distance, pairs.negative, dim=0)[0]
+        """(M,): -inf, a sum of nothing, for references that have their class in common with every anchor."""
+        near, has_negative = masked_logsumexp(self.config.margin - distance, pairs.negative, dim=0)
+        return torch.where(has_negative, near, -torch.inf)
 
 
 class AngularLoss(nn.Module):
