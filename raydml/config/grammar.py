@@ -52,20 +52,26 @@ def get_at(config: BaseModel, path: str) -> object:
     """The value at a dotted path. Raises ConfigError that lists the known keys where there is none."""
     here: object = config
     for depth, key in enumerate(path.split(".")):
-        if not isinstance(here, BaseModel):
+        if not isinstance(here, BaseModel | Mapping):
             raise ConfigError(f"{path}: {'.'.join(path.split('.')[:depth])} is a value, not a section")
-        if key not in type(here).model_fields:
-            raise ConfigError(f"{path}: {unknown_key(key, type(here).model_fields)}")
-        here = getattr(here, key)
+        known = here if isinstance(here, Mapping) else type(here).model_fields
+        if key not in known:
+            raise ConfigError(f"{path}: {unknown_key(key, known)}")
+        here = here[key] if isinstance(here, Mapping) else getattr(here, key)
     return here
 
 
 def field_types(config: BaseModel, path: str) -> tuple[object, ...]:
-    """The alternatives a field at a dotted path may hold: `float | None` gives (float, NoneType)."""
+    """The alternatives a field at a dotted path may hold: `float | None` gives (float, NoneType).
+
+    A mapping says nothing of one key of it: there it is the type of the value.
+    """
     section, _, key = path.rpartition(".")
     owner = get_at(config, section) if section else config
-    get_at(config, path)
-    return tuple(_alternatives(type(owner).model_fields[key].annotation)) if isinstance(owner, BaseModel) else ()
+    value = get_at(config, path)
+    if not isinstance(owner, BaseModel):
+        return (type(value),)
+    return tuple(_alternatives(type(owner).model_fields[key].annotation))
 
 
 def validate(model: type[M], raw: object, *, source: str = "", prefix: str = "") -> M:
@@ -89,7 +95,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     names = sorted(known)
     nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-    return f"unknown key '{key}'; known: {', '.join(names)}{hint}"
+    return f"unknown key '{key}'; known: {', '.join(names) or 'none'}{hint}"
 
 
 def differences(a: object, b: object, where: str = "") -> Iterator[tuple[str, object, object]]:
