@@ -11,9 +11,19 @@ def full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def inner_products(a: Tensor, b: Tensor) -> Tensor:
+    """(..., N, D), (..., M, D) -> (..., N, M), in full precision also where the caller runs under autocast."""
+    a, b = full_precision(a), full_precision(b)
+    # Asked first, because not every kind of device knows autocast.
+    if a.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(a.device.type):
+        with torch.autocast(a.device.type, enabled=False):
+            return a @ b.mT
+    return a @ b.mT
+
+
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Inner products of unit rows: (N, D), (M, D) -> (N, M)."""
-    return full_precision(a) @ full_precision(b).T
+    return inner_products(a, b)
 
 
 def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
@@ -23,7 +33,7 @@ def squared_euclidean(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = full_precision(a), full_precision(b)
     norms = a.square().sum(1, keepdim=True) + b.square().sum(1)
-    squared = norms - 2.0 * (a @ b.T)
+    squared = norms - 2.0 * inner_products(a, b)
     # |a|^2 + |b|^2 - 2ab carries a rounding error that grows with the length of its sums, measured below sqrt(D) / 2
     # units in the last place of |a|^2 + |b|^2.
     rounding = max(4.0, a.shape[1] ** 0.5) * torch.finfo(a.dtype).eps * norms

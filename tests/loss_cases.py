@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from raydml.config import LossConfig, parse
+
 CASES: tuple[dict[str, object], ...] = (
     {"kind": "discriminate"},
     {"kind": "discriminate", "scope": "batch", "similarity": "euclidean", "positive_scale": 4.0},
@@ -88,3 +92,8 @@ WITH_CLASSES = {
     "arcface",
     "curricularface",
 }
+
+
+def config_of(fields: Mapping[str, object]) -> LossConfig:
+    """A loss of the configuration from plain data."""
+    return parse({"loss": {**fields}, "data": {"kind": "glyphs", "batch_size": 8, "samples_per_class": 4}}).loss

@@ -182,6 +182,14 @@ def test_half_precision_embeddings_are_judged_in_float32(
     assert torch.equal(value, _build(case, device)(half.float(), labels, generator=_seeded(device)).value)
 
 
+def test_a_loss_under_autocast_stays_in_float32(case: dict[str, object], device: torch.device) -> None:
+    names = [0, 0, 0, 1, 1, 2, 2, 3]
+    rows, labels = _rows(names, device).float(), torch.tensor(names, device=device)
+    alone = _build(case, device)(rows, labels, generator=_seeded(device)).value
+    with torch.autocast(device.type, torch.bfloat16):
+        assert torch.equal(_build(case, device)(rows, labels, generator=_seeded(device)).value, alone)
+
+
 def test_statistics_are_detached_scalars_on_the_device(case: dict[str, object], device: torch.device) -> None:
     names = [0, 0, 1, 1]
     rows = _rows(names, device).float().requires_grad_()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.config import ProxyAnchorConfig, ProxyNCAConfig, SoftTripleConfig
-from raydml.distances import cosine
+from raydml.distances import cosine, inner_products
 from raydml.losses.classes import SomeClasses, logsumexp_of_others, own_class, parts_over_classes, unit_proxies
 from raydml.losses.masking import masked_logsumexp, pairs_of, softplus
 from raydml.losses.output import LossOutput, check_batch
@@ -142,7 +142,7 @@ class SoftTripleLoss(nn.Module):
         num_centers = proxies.shape[1]
         if num_centers == 1:
             return proxies.new_zeros(())
-        squared = 2.0 - 2.0 * (proxies @ proxies.mT)
+        squared = 2.0 - 2.0 * inner_products(proxies, proxies)
         upper = torch.ones(num_centers, num_centers, dtype=torch.bool, device=proxies.device).triu(1)
         apart = upper & (squared > 8.0 * torch.finfo(squared.dtype).eps)
         distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
