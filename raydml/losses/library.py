@@ -50,7 +50,8 @@ class LibraryLoss(nn.Module):
             # Not torch.manual_seed: it would seed every GPU there is.
             torch.default_generator.manual_seed(generator.initial_seed())
             if rows.is_cuda:
-                torch.cuda.manual_seed(generator.initial_seed())
+                with torch.cuda.device(rows.device):
+                    torch.cuda.manual_seed(generator.initial_seed())
             return LossOutput(self._value(rows, labels), {})
 
     def _value(self, rows: Tensor, labels: Tensor) -> Tensor:

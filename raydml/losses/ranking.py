@@ -53,7 +53,8 @@ class RecallAtKLoss(nn.Module):
     """Recall@k surrogate (Patel, Tolias, Matas 2022).
 
     1 - mean over ranks k and queries with a positive of (1 / |P_q|) sum_p s((k - r_qp) / T'), the soft share of a
-    query's positives among its k nearest.
+    query's positives among its k nearest. As s(0) = 1/2, a positive exactly at rank k counts half. The authors' release
+    differs from this formula of their paper: it divides by min(k, |P_q|) and keeps the query in its own gallery.
     """
 
     ranks: Tensor
