@@ -46,7 +46,7 @@ def _plain(fields: Fields, device: torch.device) -> nn.Module:
 
 def _with_memory(fields: Fields, device: torch.device, **memory: object) -> CrossBatchMemory:
     config = loops.configured({**fields, "memory": memory})
-    loss = build_loss(config, num_classes=8, embedding_dim=_DIM).to(device).double()
+    loss = build_loss(config, num_classes=8, embedding_dim=_DIM, max_positives=15).to(device).double()
     assert isinstance(loss, CrossBatchMemory)
     return loss
 

@@ -68,12 +68,12 @@ def build_loss(
     """The loss of a configuration: forward(embeddings (G, D) unit, labels (G,) int64, *, generator) -> LossOutput.
 
     Learned parameters (proxies, beta) start from torch's global generator; labels are 0 ... num_classes - 1.
-    `max_positives` is the most positives an image can have in a batch; without it, the losses that smooth a metric ask
-    the device in every step. Raises ConfigError where a loss of a library cannot be had.
+    `max_positives` is the most positives an image can have in a batch; without it, the angular loss and those that
+    smooth a metric ask the device in every step. Raises ConfigError where a loss of a library cannot be had.
     """
     match config:
         case PairLoss():
-            loss = _pair_loss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+            loss = _pair_loss(config, num_classes=num_classes, embedding_dim=embedding_dim, max_positives=max_positives)
             memory = config.memory
             return loss if memory.size == 0 else CrossBatchMemory(loss, memory, embedding_dim=embedding_dim)
         case RecallAtKConfig():
@@ -96,7 +96,7 @@ def build_loss(
             assert_never(config)
 
 
-def _pair_loss(config: PairLossConfig, *, num_classes: int, embedding_dim: int) -> nn.Module:
+def _pair_loss(config: PairLossConfig, *, num_classes: int, embedding_dim: int, max_positives: int | None) -> nn.Module:
     match config:
         case DiscriminateConfig():
             return DiscriminateLoss(config)
@@ -119,7 +119,7 @@ def _pair_loss(config: PairLossConfig, *, num_classes: int, embedding_dim: int) 
         case CircleConfig():
             return CircleLoss(config)
         case AngularConfig():
-            return AngularLoss(config)
+            return AngularLoss(config, max_positives=max_positives)
         case HistogramConfig():
             return HistogramLoss(config)
         case _:

@@ -92,11 +92,13 @@ def logsumexp_of_others(
     """
 
     def part(embeddings: Tensor, classes: SomeClasses) -> Tensor:
-        # Scaled before the product where it can be: that is one pass over (G, C) less.
+        # Scaled before the product where it can be, and the smaller factor: that is one pass over (G, C) less.
         rows = full_precision(embeddings)
         if change is not None:
             return classes.logsumexp_of_others(scale * change(cosine(rows, classes.proxies)))
-        return classes.logsumexp_of_others(cosine(scale * rows, classes.proxies))
+        few = len(rows) < len(classes.proxies)
+        scaled = (scale * rows, classes.proxies) if few else (rows, scale * classes.proxies)
+        return classes.logsumexp_of_others(cosine(*scaled))
 
     parts = parts_over_classes(part, embeddings, labels, proxies)
     return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0)

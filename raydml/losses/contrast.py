@@ -165,8 +165,8 @@ class MultiSimilarityLoss(nn.Module):
             + torch.where(has_negative, softplus(pushed), 0.0) / beta
         )
         stats = {
-            "kept_positives": kept.positive.sum() / pairs.positive.sum().clamp(min=1),
-            "kept_negatives": kept.negative.sum() / pairs.negative.sum().clamp(min=1),
+            "kept_positives": kept.positive.count_nonzero() / pairs.positive.count_nonzero().clamp(min=1),
+            "kept_negatives": kept.negative.count_nonzero() / pairs.negative.count_nonzero().clamp(min=1),
         }
         return LossOutput(per_anchor.mean(), stats)
 

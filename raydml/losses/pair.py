@@ -44,12 +44,15 @@ class ContrastiveLoss(nn.Module):
             check_batch(embeddings, labels)
         distance = euclidean(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
-        positive = torch.where(pairs.positive, distance - self.config.positive_margin, 0.0).relu()
-        negative = torch.where(pairs.negative, self.config.negative_margin - distance, 0.0).relu()
-        value = masked_mean(positive, positive > 0) + masked_mean(negative, negative > 0)
+        pull, push = distance - self.config.positive_margin, self.config.negative_margin - distance
+        # Converted once: products of different types convert in each product, forward and backward.
+        pulls = (pairs.positive & (pull > 0)).to(distance.dtype)
+        pushes = (pairs.negative & (push > 0)).to(distance.dtype)
+        num_pulls, num_pushes = pulls.sum(), pushes.sum()
+        value = (pulls * pull).sum() / num_pulls.clamp(min=1) + (pushes * push).sum() / num_pushes.clamp(min=1)
         stats = {
-            "active_positives": (positive > 0).sum() / pairs.positive.sum().clamp(min=1),
-            "active_negatives": (negative > 0).sum() / pairs.negative.sum().clamp(min=1),
+            "active_positives": num_pulls / pairs.positive.count_nonzero().clamp(min=1),
+            "active_negatives": num_pushes / pairs.negative.count_nonzero().clamp(min=1),
         }
         return LossOutput(value, stats)
 
@@ -169,7 +172,7 @@ class MarginLoss(nn.Module):
         uses = (num_drawn + torch.arange(num_draws - 1, -1, -1, device=distance.device)) // num_draws
         pull, push = distance - beta, beta - distance.gather(1, draws)
         pulls, pushes = drawn & (pull > -self.config.margin), uses * (push > -self.config.margin)
-        num_active = pulls.sum() + pushes.sum()
+        num_active = pulls.count_nonzero() + pushes.sum()
         # With `alpha`, because a number times int64 is float32, whatever the distances are.
         total = torch.add((pulls * pull).sum() + (pushes * push).sum(), num_active, alpha=self.config.margin)
         stats = {

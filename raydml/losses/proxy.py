@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raydml.config import ProxyAnchorConfig, ProxyNCAConfig, SoftTripleConfig
 from raydml.distances import cosine, inner_products
 from raydml.losses.classes import SomeClasses, logsumexp_of_others, own_class, parts_over_classes, unit_proxies
-from raydml.losses.masking import masked_logsumexp, pairs_of, softplus
+from raydml.losses.masking import masked_logsumexp, masked_mean, softplus
 from raydml.losses.output import LossOutput, check_batch
 
 
@@ -72,13 +72,15 @@ class ProxyAnchorLoss(nn.Module):
         return LossOutput(self._pull(own, labels) + push, {"proxy_similarity": own.detach().mean()})
 
     def _pull(self, own: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the classes present, each seen once: an image's share of its class is 1 / its class's images."""
-        same = ~pairs_of(labels).negative
-        exponent = (-self.config.scale * (own - self.config.margin)).expand(same.shape)
-        per_image = softplus(exponent.masked_fill(~same, -torch.inf).logsumexp(1))
-        # In the embeddings' own type: 1 / int64 would be float32.
-        share = same.sum(1, dtype=own.dtype).reciprocal()
-        return (per_image * share).sum() / share.sum()
+        """Mean over the classes present."""
+        exponent = -self.config.scale * (own - self.config.margin)
+        none = own.new_zeros(len(self.proxies))
+        top = none.scatter_reduce(0, labels, exponent.detach(), "amax", include_self=False)
+        total = none.index_add(0, labels, (exponent - top.index_select(0, labels)).exp())
+        # The largest exponent of a class that is present adds 1.
+        present = total > 0
+        per_class = softplus(torch.where(present, total, 1.0).log() + top)
+        return masked_mean(per_class, present)
 
     def _push(self, embeddings: Tensor, classes: SomeClasses) -> Tensor:
         """(c,), one term for each class that comes in."""
@@ -93,14 +95,15 @@ class SoftTripleLoss(nn.Module):
     With centres w_ck, the similarity to a class is the mean of its cosines weighted by their own softmax,
     S_c = sum_k softmax_k(a x w_ck) x w_ck; mean over images of the cross-entropy of g (S_c - margin of the own class),
     plus the weight times sum_{k < l} |w_ck - w_cl| / (K (K - 1)), meaned over classes: half the mean distance of two
-    centres of a class. Centres start uniform in +-1 / sqrt(D).
+    centres of a class. Centres start uniform in +-1 / sqrt(C K), as in the authors' release.
     """
 
     def __init__(self, config: SoftTripleConfig, *, num_classes: int, embedding_dim: int) -> None:
         super().__init__()
         self.config = config
         self.proxies = nn.Parameter(torch.empty(num_classes, config.centers_per_class, embedding_dim))
-        nn.init.uniform_(self.proxies, -(embedding_dim**-0.5), embedding_dim**-0.5)
+        bound = (num_classes * config.centers_per_class) ** -0.5
+        nn.init.uniform_(self.proxies, -bound, bound)
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False

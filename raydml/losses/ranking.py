@@ -13,40 +13,30 @@ from torch import Tensor, nn
 
 from raydml.config import RecallAtKConfig, SmoothAPConfig
 from raydml.distances import cosine
-from raydml.losses.masking import masked_mean, pairs_of
+from raydml.losses.masking import Positives, masked_mean, pairs_of, positives_of
 from raydml.losses.output import LossOutput, check_batch
 
 
 class _Ranks(NamedTuple):
-    """Soft ranks of the positives of every query; rows with fewer positives than columns are padded."""
+    """Soft ranks of the positives of every query."""
 
     overall: Tensor
     """(G, P): among all images but the query."""
     among_positives: Tensor
     """(G, P): among the query's positives."""
-    present: Tensor
-    """(G, P) bool: a positive, not padding."""
-    poisoned: Tensor
-    """() 0, or NaN where a query has more positives than P: a wrong number must not look like a right one."""
+    positives: Positives
 
 
 def _soft_ranks(embeddings: Tensor, labels: Tensor, temperature: float, max_positives: int | None) -> _Ranks:
-    similarity, positive = cosine(embeddings, embeddings), pairs_of(labels).positive
-    counts = positive.sum(1)
-    most = int(counts.max()) if max_positives is None else max_positives
-    present, columns = positive.byte().topk(max(1, min(most, len(labels))), dim=1)
-    own = similarity.gather(1, columns)
+    similarity = cosine(embeddings, embeddings)
+    positives = positives_of(pairs_of(labels).positive, max_positives)
+    own = similarity.gather(1, positives.columns)
     gallery = similarity.masked_fill(torch.eye(len(labels), dtype=torch.bool, device=labels.device), -torch.inf)
     nearer = ((gallery[:, None, :] - own[:, :, None]) / temperature).sigmoid()
-    padded = own.masked_fill(present == 0, -torch.inf)
+    padded = own.masked_fill(~positives.present, -torch.inf)
     nearer_positives = ((padded[:, None, :] - own[:, :, None]) / temperature).sigmoid()
     # A positive compared with itself adds s(0) = 1/2 to the sums.
-    return _Ranks(
-        0.5 + nearer.sum(2),
-        0.5 + nearer_positives.sum(2),
-        present > 0,
-        torch.where(counts.max() > present.shape[1], torch.nan, 0.0),
-    )
+    return _Ranks(0.5 + nearer.sum(2), 0.5 + nearer_positives.sum(2), positives)
 
 
 class RecallAtKLoss(nn.Module):
@@ -80,8 +70,8 @@ class RecallAtKLoss(nn.Module):
         ranks = _soft_ranks(embeddings, labels, self.config.temperature, self.max_positives)
         recall = ((self.ranks - ranks.overall) / self.config.rank_temperature).sigmoid().mean(0)
         value, has_positive = _mean_over_positives(recall, ranks)
-        mean_rank = masked_mean(ranks.overall.detach(), ranks.present)
-        return LossOutput(_one_minus(value, has_positive) + ranks.poisoned, {"positive_rank": mean_rank})
+        mean_rank = masked_mean(ranks.overall.detach(), ranks.positives.present)
+        return LossOutput(_one_minus(value, has_positive) + ranks.positives.poison, {"positive_rank": mean_rank})
 
 
 class SmoothAPLoss(nn.Module):
@@ -109,14 +99,14 @@ class SmoothAPLoss(nn.Module):
             check_batch(embeddings, labels)
         ranks = _soft_ranks(embeddings, labels, self.config.temperature, self.max_positives)
         value, has_positive = _mean_over_positives(ranks.among_positives / ranks.overall, ranks)
-        mean_rank = masked_mean(ranks.overall.detach(), ranks.present)
-        return LossOutput(_one_minus(value, has_positive) + ranks.poisoned, {"positive_rank": mean_rank})
+        mean_rank = masked_mean(ranks.overall.detach(), ranks.positives.present)
+        return LossOutput(_one_minus(value, has_positive) + ranks.positives.poison, {"positive_rank": mean_rank})
 
 
 def _mean_over_positives(terms: Tensor, ranks: _Ranks) -> tuple[Tensor, Tensor]:
     """(G, P) -> (G,) means over a query's positives, and the queries that have one."""
-    count = ranks.present.sum(1)
-    return torch.where(ranks.present, terms, 0.0).sum(1) / count.clamp(min=1), count > 0
+    count = ranks.positives.present.sum(1)
+    return torch.where(ranks.positives.present, terms, 0.0).sum(1) / count.clamp(min=1), count > 0
 
 
 def _one_minus(per_query: Tensor, has_positive: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from raydml.losses.masking import (
     masked_logsumexp,
     masked_mean,
     pairs_of,
+    positives_of,
     reference_rows,
     softplus,
+    some,
 )
 from raydml.losses.output import LossOutput, check_batch
 
@@ -61,7 +63,7 @@ class LiftedStructureLoss(nn.Module):
             both = torch.logaddexp(near[:, None], near_reference[None, :]) + distance
             hinge = torch.where(counted, both, 0.0).relu()
             terms = 0.5 * hinge.square()
-        active = (hinge > 0).sum() / counted.sum().clamp(min=1)
+        active = (hinge > 0).count_nonzero() / counted.count_nonzero().clamp(min=1)
         return LossOutput(masked_mean(terms, counted), {"active": active})
 
     def _near_references(self, distance: Tensor, pairs: Pairs) -> Tensor:
@@ -74,13 +76,15 @@ class AngularLoss(nn.Module):
     """Angular loss (Wang et al. 2017, eq. 8) over all positive pairs of the batch.
 
     Mean over positive pairs (a, p) of log(1 + sum_n exp(4 t (x_a + x_p) x_n - 2 (1 + t) x_a x_p)), t = tan^2 alpha. An
-    exponential of a sum is a product, so the sum over n is one matrix product: no triplets. Against a memory the
+    exponential of a sum is a product, so the sum over n is a matrix product: no triplets. Against a memory the
     negatives come from the memory, the pairs from the batch.
     """
 
-    def __init__(self, config: AngularConfig) -> None:
+    def __init__(self, config: AngularConfig, *, max_positives: int | None = None) -> None:
+        """`max_positives` bounds the positives of an anchor; None asks the device in every step."""
         super().__init__()
         self.config = config
+        self.max_positives = max_positives
 
     def forward(
         self,
@@ -91,7 +95,10 @@ class AngularLoss(nn.Module):
         generator: torch.Generator | None = None,
         check: bool = False,
     ) -> LossOutput:
-        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine of positive pairs."""
+        """(G, D) unit rows, (G,) int64 -> LossOutput, NaN where an anchor has more than `max_positives`.
+
+        Deterministic; stats: cosine of positive pairs.
+        """
         del generator
         if check:
             check_batch(embeddings, labels)
@@ -103,24 +110,30 @@ class AngularLoss(nn.Module):
         else:
             to_negatives = cosine(embeddings, references.embeddings)
             negative = pairs_of(labels, references).negative
-        both, counted = _products(4.0 * tangent2 * to_negatives, negative, within.positive)
-        terms = softplus(torch.where(counted, both - 2.0 * (1.0 + tangent2) * similarity, 0.0))
-        stats = {"positive_cosine": masked_mean(similarity.detach(), within.positive)}
-        return LossOutput(masked_mean(terms, counted), stats)
+        positives = positives_of(within.positive, self.max_positives)
+        of_pairs = similarity.gather(1, positives.columns)
+        both = _log_sum_of_both_ends(4.0 * tangent2 * to_negatives, negative, positives.columns)
+        counted = positives.present & some(negative, 1)[:, None]
+        terms = softplus(torch.where(counted, both - 2.0 * (1.0 + tangent2) * of_pairs, 0.0))
+        stats = {"positive_cosine": masked_mean(of_pairs.detach(), positives.present)}
+        return LossOutput(masked_mean(terms, counted) + positives.poison, stats)
 
 
-def _products(exponent: Tensor, negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """log sum_n exp(E_an + E_pn) for every positive pair that has negatives, and which these are; both (G, G).
+def _log_sum_of_both_ends(exponent: Tensor, negative: Tensor, columns: Tensor) -> Tensor:
+    """(G, M), (G, M) bool, (G, P) -> (G, P): log sum_n exp(E_an + E_pn) for pairs (a, p); 0 where a has no negative.
 
     Both ends of a positive pair have the same negatives. With rows scaled by their maxima the sum of a pair is at least
     exp(-range of E), 4e-11 at the largest angle that the configuration allows: it cannot underflow.
     """
-    counted = positive & negative.any(1)[:, None]
-    top = exponent.detach().masked_fill(~negative, -torch.inf).amax(1, keepdim=True)
+    top = exponent.detach().masked_fill(~negative, -torch.inf).amax(1)
     top = torch.where(top.isfinite(), top, 0.0)
-    scaled = torch.where(negative, exponent - top, -torch.inf).exp()
-    total = torch.where(counted, inner_products(scaled, scaled), 1.0)
-    return total.log() + top + top.T, counted
+    scaled = torch.where(negative, exponent - top[:, None], -torch.inf).exp()
+    of_positives = scaled.index_select(0, columns.flatten()).unflatten(0, columns.shape)
+    total = inner_products(of_positives, scaled[:, None, :]).squeeze(2)
+    # Zero in padding and where there are no negatives: neither counts.
+    return (
+        torch.where(total > 0, total, 1.0).log() + top[:, None] + top.index_select(0, columns.flatten()).view_as(total)
+    )
 
 
 class HistogramLoss(nn.Module):
@@ -166,4 +179,4 @@ class HistogramLoss(nn.Module):
         lower = torch.where(mask, 1.0 - fraction, 0.0).flatten().double()
         empty = upper.new_zeros(self.config.num_bins + 1)
         filled = empty.index_add(0, low.flatten(), lower).index_add(0, low.flatten() + 1, upper)
-        return (filled / mask.sum().clamp(min=1)).to(fraction.dtype)
+        return (filled / mask.count_nonzero().clamp(min=1)).to(fraction.dtype)

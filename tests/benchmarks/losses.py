@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import log2
+from math import ceil, log2
 
 import torch
 from rich.console import Console
@@ -94,12 +94,11 @@ def too_large(case: Case, size: int, dim: int) -> str:
         action = partial(step, contender, *batch(small, dim, case.num_classes))
         takes.append(min(cpu_seconds(action), cpu_seconds(action)))
         needs.append(peak_bytes(action))
-    times = size / 128
-    # Memory on its way from B^2 to B^3 grows by more than 4 when B doubles. Time follows memory, or is below it.
-    power = 3.0 if log2(needs[1] / needs[0]) > 2.2 else 2.0
-    if (predicted := needs[1] * times**power) > _MOST_BYTES:
+    # A power that rounds up over-estimates; no loss of theirs grows faster than the triplets. Time follows memory.
+    growth = (size / 128) ** min(3, ceil(log2(needs[1] / needs[0])))
+    if (predicted := needs[1] * growth) > _MOST_BYTES:
         return f"needs {predicted / 1e9:.0f} GB"
-    if (seconds := takes[1] * times**3.0) > _MOST_SECONDS:
+    if (seconds := takes[1] * growth) > _MOST_SECONDS:
         return f"takes up to {seconds:.0f} s"
     return ""
 
