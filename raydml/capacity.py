@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from raydml.config import ConfigError, Resources
+from raydml.config import ConfigError, ExperimentConfig, Resources
 
 # Room for the tasks that feed an embedding pool: actors that take every core starve them, silently.
 _FEEDING_CPUS = 1.0
@@ -41,6 +41,16 @@ def this_machine() -> Capacity:
 
 def _count() -> float:
     return float(os.cpu_count() or 1)
+
+
+def require_images_for(config: ExperimentConfig, resources: Resources) -> None:
+    """Raises ConfigError where a worker would have no image of a batch; shares may differ by one."""
+    batch, workers = config.data.batch_size, resources.workers_per_trial
+    if batch < workers:
+        raise ConfigError(
+            "resources.workers_per_trial must not exceed base.data.batch_size, "
+            f"but got workers_per_trial={workers}, data.batch_size={batch}"
+        )
 
 
 def worker_of(resources: Resources, capacity: Capacity) -> Worker:

@@ -10,9 +10,11 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
+from timm.layers.drop import DropBlock2d, DropPath
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from raydml.config import ConfigError, ModelConfig
 from raydml.distances import full_precision
@@ -185,7 +187,23 @@ def _create_backbone(config: ModelConfig, in_channels: int, image_size: int) -> 
         what = f"pretrained weights of {name} cannot be had" if pretrained else f"timm refuses {name} at {image_size}"
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"model.backbone: {what}: {type(error).__name__}: {reason}") from error
+    _switch_off_randomness(backbone)
     return backbone
+
+
+def _switch_off_randomness(backbone: nn.Module) -> None:
+    """No dropout, no stochastic depth: their draws would make another model of every number of workers and chunks."""
+    for layer in backbone.modules():
+        if isinstance(layer, _DropoutNd):
+            layer.p = 0.0
+        if isinstance(layer, DropPath | DropBlock2d):
+            layer.drop_prob = 0.0
+
+
+def has_batch_norm(backbone: str) -> bool:
+    """Whether an architecture has a BatchNorm."""
+    module: nn.Module = timm.create_model(backbone, pretrained=False, num_classes=0)
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def _pretrained_statistics(backbone: nn.Module, in_channels: int) -> tuple[Sequence[float], Sequence[float]]:

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from raydml import seeds
-from raydml.config import ConfigError, ExperimentConfig
+from raydml.config import ConfigError, ExperimentConfig, LibraryConfig
 from raydml.data.augment import centre_crop, crop
 from raydml.data.batches import max_positives
 from raydml.distributed import gather
 from raydml.losses import LossOutput, build_loss
-from raydml.models import EmbeddingModel, build_model
+from raydml.models import EmbeddingModel, build_model, has_batch_norm
+
+# Classes that a loss is tried with before the data are known.
+_ANY_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,28 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
             max_positives=max_positives(config.data.batch_size, config.data.samples_per_class, shape.num_classes),
         )
     chunk_size = config.training.chunk_size
-    if chunk_size is not None and chunk_size < config.data.batch_size and model.normalises_batches:
-        raise ConfigError(
-            f"training.chunk_size: {config.model.backbone} normalises with statistics of the whole batch, which no "
-            f"chunk of {chunk_size} has; set model.batch_norm=frozen or take a backbone without BatchNorm"
-        )
+    _require_independent(config, normalises_batches=model.normalises_batches)
     objective = Objective(model, loss, image_size=shape.image_size, chunk_size=chunk_size)
     return objective.double() if config.training.precision == "float64" else objective
+
+
+def require_possible(config: ExperimentConfig) -> None:
+    """Raises ConfigError for what is impossible whatever the images: a loss of a library, chunks of a batch."""
+    if isinstance(config.loss, LibraryConfig):
+        build_loss(config.loss, num_classes=_ANY_CLASSES, embedding_dim=config.model.embedding_dim)
+    if config.training.chunk_size is not None and config.model.batch_norm != "frozen":
+        _require_independent(config, normalises_batches=has_batch_norm(config.model.backbone))
+
+
+def _require_independent(config: ExperimentConfig, *, normalises_batches: bool) -> None:
+    """Raises ConfigError where chunks would change what is trained; whether or not a worker's share needs any."""
+    chunk_size, batch_size = config.training.chunk_size, config.data.batch_size
+    if chunk_size is not None and chunk_size < batch_size and normalises_batches:
+        raise ConfigError(
+            f"training.chunk_size: {config.model.backbone} normalises with statistics of the whole batch, which no "
+            f"chunk of {chunk_size} of data.batch_size={batch_size} has, on any number of workers; set "
+            "model.batch_norm=frozen or take a backbone without BatchNorm"
+        )
 
 
 def network_input(images: Tensor, crops: Tensor | None, image_size: int) -> Tensor:

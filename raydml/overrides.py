@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from raydml import yamlfile
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
-from raydml.config.grammar import get_at, set_at, unknown_key
+from raydml.config.grammar import defaults_of, has_field, section_of_kind, set_at, unknown_key
 
 Plain = dict[str, object]
 
@@ -26,10 +26,11 @@ def apply(raw: Plain, overrides: Sequence[tuple[str, object]], *, study_keys: Se
     """The study with every override applied, and a note for whatever changed besides.
 
     A new `kind` drops the fields of the old branch and the ranges that it leaves without a meaning; a path that is
-    searched is pinned: its range and its start values go. Kinds come first, whatever their place on the line.
+    searched is pinned: its range and its start values go, and those of what lies below it. Kinds come first, whatever
+    their place on the line, then the names that decide which arguments there are.
     """
     notes: list[str] = []
-    for path, value in sorted(overrides, key=lambda item: not item[0].endswith(".kind")):
+    for path, value in sorted(overrides, key=lambda item: _rank(item[0])):
         first = path.partition(".")[0]
         if first in ExperimentConfig.model_fields:
             raw = _set_in_base(raw, path, value, notes)
@@ -45,16 +46,40 @@ def apply(raw: Plain, overrides: Sequence[tuple[str, object]], *, study_keys: Se
     return raw, notes
 
 
+# A name decides what its arguments mean, as a kind decides its fields.
+_ARGUMENTS_OF = {"loss.name": "loss.arguments", "loss.miner": "loss.miner_arguments"}
+
+
+def _rank(path: str) -> int:
+    return 0 if path.endswith(".kind") else 1 if path.removeprefix("base.") in _ARGUMENTS_OF else 2
+
+
 def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plain:
     base = _mapping(raw, "base")
     section, _, key = path.rpartition(".")
     if key == "kind" and section:
         raw = _without_meaningless_ranges(raw, section, value, notes)
         notes += _adapted(base, section, value)
-    if path in _mapping(raw, "space"):
-        raw = _without_range(raw, path)
-        notes.append(f"{path} is pinned to {value}: its range is removed")
-    return {**raw, "base": set_at(_with_section(base, path), path, value)}
+    for searched in _mapping(raw, "space"):
+        if searched == path or searched.startswith(f"{path}."):
+            raw = _without_range(raw, searched)
+            notes.append(f"{path} is pinned to {value}: its range is removed")
+    raw = {**raw, "base": set_at(_with_section(base, path), path, value)}
+    arguments = _ARGUMENTS_OF.get(path)
+    return raw if arguments is None else _without_arguments(raw, arguments, value, notes)
+
+
+def _without_arguments(raw: Plain, arguments: str, name: object, notes: list[str]) -> Plain:
+    """Another loss of a library has other arguments."""
+    section, _, key = arguments.partition(".")
+    base = _mapping(raw, "base")
+    if dropped := _mapping(_mapping(base, section), key):
+        notes.append(f"{arguments} of another than {name} are dropped: {', '.join(dropped)}")
+        base = set_at(base, arguments, {})
+    for path in _mapping(raw, "space"):
+        if path.startswith(f"{arguments}."):
+            raw = _without_range(raw, path)
+    return {**raw, "base": base}
 
 
 def _with_section(base: Plain, path: str) -> Plain:
@@ -82,32 +107,29 @@ def _without_range(raw: Plain, path: str) -> Plain:
 
 
 def _without_meaningless_ranges(raw: Plain, section: str, kind: object, notes: list[str]) -> Plain:
-    try:
-        fresh = parse({section: {"kind": kind}})
-    except ConfigError:
+    model = section_of_kind(section, kind)
+    if model is None:
         return raw  # the study as a whole is about to be refused, in better words
     for path in _mapping(raw, "space"):
-        if path.startswith(f"{section}."):
-            try:
-                get_at(fresh, path)
-            except ConfigError:
-                raw = _without_range(raw, path)
-                notes.append(f"{section}.kind is {kind}, which has no {path}: its range is removed")
+        if path.startswith(f"{section}.") and not has_field(model, path.removeprefix(f"{section}.")):
+            raw = _without_range(raw, path)
+            notes.append(f"{section}.kind is {kind}, which has no {path}: its range is removed")
     return raw
 
 
 def _adapted(base: Plain, section: str, kind: object) -> list[str]:
     """What a new kind changes in a section besides the kind: shared fields that take its defaults, fields dropped."""
+    model = section_of_kind(section, kind)
     try:
         old = dump(parse(base))[section]
-        new = dump(parse({section: {"kind": kind}}))[section]
     except ConfigError:
         return []
-    if not isinstance(old, dict) or not isinstance(new, dict) or old["kind"] == kind:
+    if model is None or not isinstance(old, dict) or old["kind"] == kind:
         return []
+    new = defaults_of(model)
     shared = [key for key in new if key in old and key != "kind"]
     changed = [f"{key} {old[key]} -> {new[key]}" for key in shared if old[key] != new[key]]
-    dropped = [key for key in old if key not in new]
+    dropped = [key for key in old if key not in model.model_fields]
     parts = [", ".join(changed)] if changed else []
     parts += [f"dropped {', '.join(dropped)}"] if dropped else []
     return [f"{section}.kind {old['kind']} -> {kind}" + (": " + "; ".join(parts) if parts else "")]

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raydml import overrides as overriding
 from raydml import yamlfile
+from raydml.capacity import require_images_for
 from raydml.config import (
     ConfigError,
     Distribution,
@@ -33,6 +34,18 @@ from raydml.config.grammar import get_at, set_at, unknown_key, validate
 
 # Values of an integer dimension that are all combined with those of others.
 _SHORT = 16
+
+
+# What decides whether a model and a loss can be built at all, beyond the laws of the configuration.
+_STRUCTURAL = (
+    "model.backbone",
+    "model.weights",
+    "model.batch_norm",
+    "training.precision",
+    "training.chunk_size",
+    "loss.name",
+    "loss.miner",
+)
 
 
 class Study(Model):
@@ -74,8 +87,8 @@ class Study(Model):
         _check_metric(self)
         _check_machines_and_folds(self)
         distributions = self.distributions()
-        _check_start(self, distributions)
         _check_corners(self, distributions)
+        _check_start(self, distributions)
         return self
 
     def distributions(self) -> dict[str, Distribution]:
@@ -88,6 +101,12 @@ class Study(Model):
         for path, value in point.items():
             raw = set_at(raw, path, value)
         return parse(raw)
+
+    def structures(self) -> tuple[ExperimentConfig, ...]:
+        """An experiment for each network and loss that the space can build, by everything that may be refused then."""
+        searched = {path: limits for path, limits in self.distributions().items() if path in _STRUCTURAL}
+        points = _product({path: _near_corners(distribution) for path, distribution in searched.items()})
+        return tuple(self.experiment(point) for point in points)
 
     def start_points(self) -> tuple[dict[str, Scalar], ...]:
         """The start points with every dimension filled in from the base."""
@@ -119,12 +138,7 @@ def _check_metric(study: Study) -> None:
 
 
 def _check_machines_and_folds(study: Study) -> None:
-    batch, workers = study.base.data.batch_size, study.resources.workers_per_trial
-    if batch < workers:
-        raise ValueError(
-            "resources.workers_per_trial must not exceed base.data.batch_size, "
-            f"but got workers_per_trial={workers}, data.batch_size={batch}"
-        )
+    require_images_for(study.base, study.resources)
     if study.protocol.folds_run > study.base.data.num_folds:
         raise ValueError(
             "protocol.folds_run must not exceed base.data.num_folds, "

@@ -20,7 +20,7 @@ from typing import Literal
 
 from raydml import atomic
 from raydml.baseline import raw_pixel_metrics
-from raydml.capacity import Worker, fitting_trials, worker_of
+from raydml.capacity import Worker, fitting_trials, require_images_for, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
 from raydml.data.catalog import fold_subsets, open_images
 from raydml.session import connected
@@ -86,11 +86,7 @@ def fit(
     `report` gets every epoch's metrics, those of an earlier run included. Raises ConfigError for bad input and
     TrainingFailedError naming the reason where it cannot end.
     """
-    if config.data.batch_size % resources.workers_per_trial:
-        raise ConfigError(
-            "data.batch_size must be divisible by resources.workers_per_trial, "
-            f"but got {config.data.batch_size} and {resources.workers_per_trial}"
-        )
+    require_images_for(config, resources)
     spec = run_spec(config, storage=storage, name=name, split=split, fold=fold)
     rows = read_history(spec.directory)
     if len(rows) < config.training.num_epochs:

@@ -26,7 +26,7 @@ from raydml.data.catalog import Subset, fold_subsets, open_images, trainval_subs
 from raydml.distributed import barrier, gather_ragged, rank, world_size
 from raydml.epoch import TrainingState, embed, new_state, train_epoch
 from raydml.metrics import retrieval_metrics
-from raydml.objective import DataShape, build_objective
+from raydml.objective import DataShape, build_objective, require_possible
 
 # Images from which the mean and deviation of the pixels are taken: more would not move the third digit.
 _STATISTICS_IMAGES = 2048
@@ -225,13 +225,17 @@ class _Model:
         return {name: value for name, value in metrics.items() if not name.startswith("num_")}
 
 
-def require_trainable(config: ExperimentConfig) -> ImageSet:
-    """Opens the data and builds the model once, where a user can read why it cannot be done. Raises ConfigError.
+def require_trainable(*configs: ExperimentConfig) -> ImageSet:
+    """Opens the data and builds every model once, where a user can read why it cannot be done. Raises ConfigError.
 
-    Weights that have to be downloaded are in the cache of this machine then.
+    Weights that have to be downloaded are in the cache of this machine then. All configurations must have the data of
+    the first. What needs no pixels is checked before any image is decoded.
     """
-    images = open_images(config.data)
-    build_objective(config, data_shape(config, images, trainval_subset(images, config.data)))
+    for config in configs:
+        require_possible(config)
+    images = open_images(configs[0].data)
+    for config in configs:
+        build_objective(config, data_shape(config, images, trainval_subset(images, config.data)))
     return images
 
 

@@ -204,7 +204,10 @@ _SPOILT: dict[str, tuple[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]
     "three axes": (r"embeddings must be \(G, D\)", lambda x, y: (x[None], y)),
     "a label short": (r"labels \(G,\), but got \(4, 6\) and \(3,\)", lambda x, y: (x, y[:3])),
     "narrow labels": ("labels must be int64, but got torch.int32", lambda x, y: (x, y.int())),
-    "not a number": ("embeddings must be finite", lambda x, y: (x.masked_fill(x == x.max(), torch.nan), y)),
+    "not a number": (
+        "embeddings must be finite.*1 of 4 rows, the first is row",
+        lambda x, y: (x.masked_fill(x == x.max(), torch.nan), y),
+    ),
     "infinite": ("embeddings must be finite", lambda x, y: (x.masked_fill(x == x.max(), torch.inf), y)),
 }
 
@@ -217,6 +220,17 @@ def test_a_checked_loss_refuses_a_bad_batch(spoilt: str, case: dict[str, object]
     loss(rows, labels, generator=_seeded(device), check=True)
     with pytest.raises(ValueError, match=message):
         loss(*spoil(rows, labels), generator=_seeded(device), check=True)
+
+
+def test_embeddings_must_have_the_dimension_of_the_loss(case: dict[str, object], device: torch.device) -> None:
+    """Where it has proxies, or a density that depends on it; the numbers are in the message."""
+    rows, labels = oracle.unit_rows(4, 7, seed=0).float().to(device), torch.tensor([0, 0, 1, 1], device=device)
+    loss = _build(case, device)
+    if case["kind"] in WITH_CLASSES | {"margin"}:
+        with pytest.raises(ValueError, match="embeddings must have D=6 as the loss has, but got D=7"):
+            loss(rows, labels, generator=_seeded(device), check=True)
+    else:
+        assert bool(loss(rows, labels, generator=_seeded(device), check=True).value.isfinite())
 
 
 @pytest.mark.parametrize("label", [-1, 8, 2**40])

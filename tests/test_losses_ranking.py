@@ -231,3 +231,14 @@ def test_the_librarys_smooth_ap_is_wrong_but_for_squares(
     value, again = ours(rows, labels).value, ours(rows[mixed], labels[mixed]).value
     assert float(again) == pytest.approx(float(value), rel=1e-12)
     assert float(value) == pytest.approx(float(_smooth_ap(rows.cpu(), names, 0.01)), rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["recall_at_k", "smooth_ap"])
+def test_queries_in_blocks_are_all_queries(kind: str, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [i // 4 for i in range(24)]
+    rows, labels = oracle.unit_rows(24, 6, seed=1, classes=names).to(device), torch.tensor(names, device=device)
+    config = parse({"loss": {"kind": kind}}).loss
+    loss = build_loss(config, num_classes=6, embedding_dim=6, max_positives=3).to(device).double()
+    whole = oracle.run_loss(loss, rows, labels)
+    monkeypatch.setattr("raydml.losses.ranking._LARGEST", 24 * 3 * 5)
+    oracle.assert_agree(oracle.run_loss(loss, rows, labels), whole, 1e-12)

@@ -161,3 +161,12 @@ def test_weights_that_do_not_fit_are_named(experiment: ExperimentConfig, trained
 def test_weights_that_are_not_there_are_named(experiment: ExperimentConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"model.weights: no checkpoint folder .*{tmp_path.name}"):
         build_objective(replace_at(experiment, "model.weights", str(tmp_path)), SHAPE)
+
+
+def test_layers_that_draw_are_switched_off(experiment: ExperimentConfig, device: torch.device) -> None:
+    """swin_tiny has stochastic depth by default: every worker and every chunk would draw another network."""
+    shape = replace(SHAPE, in_channels=3, image_size=64, mean=(0.5,) * 3, std=(0.25,) * 3)
+    model = build_objective(replace_at(experiment, "model.backbone", "swin_tiny_patch4_window7_224"), shape).model
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte().to(device)
+    model = model.to(device).train()
+    assert torch.equal(model(images), model(images))

@@ -138,7 +138,7 @@ class _LossOnly(Objective):
 def test_chunks_are_refused_where_statistics_are_of_the_whole_batch(chunk_size: int, tiny: ExperimentConfig) -> None:
     config = changed(tiny, data__batch_size=128, training__chunk_size=chunk_size)
     with pytest.raises(
-        ConfigError, match=rf"^training.chunk_size: test_resnet .* chunk of {chunk_size} has; set model"
+        ConfigError, match=rf"^training.chunk_size: test_resnet .* chunk of {chunk_size} of data.batch_size=128 has, "
     ):
         build_objective(config, SHAPE)
     build_objective(changed(config, training__chunk_size=128), SHAPE)

@@ -144,6 +144,29 @@ def test_a_new_kind_drops_fields_and_the_ranges_that_lose_their_meaning(path: Pa
     assert any("margin 0.25 -> 0.1" in note and "dropped scale, " in note for note in notes)
 
 
+def test_a_kind_that_needs_a_name_drops_fields_and_ranges_too(path: Path) -> None:
+    study, notes = read_with_notes(path, ["loss.name=NTXentLoss", "loss.kind=library"])
+    assert base_of(study, "loss")["name"] == "NTXentLoss"
+    assert study.space == {}
+    assert "loss.kind is library, which has no loss.margin: its range is removed" in notes
+    assert any(note.startswith("loss.kind discriminate -> library: dropped ") for note in notes)
+
+
+def test_another_loss_of_a_library_has_other_arguments() -> None:
+    library = Path(__file__).parents[1] / "search_spaces" / "library.yaml"
+    study, notes = read_with_notes(library, ["loss.arguments.temperature=0.1", "loss.name=NTXentLoss"])
+    assert base_of(study, "loss")["arguments"] == {"temperature": 0.1}
+    assert list(study.space) == ["optimizer.lr"]
+    assert notes == ["loss.arguments of another than NTXentLoss are dropped: num_bins"]
+
+
+def test_setting_a_section_pins_what_is_searched_below_it() -> None:
+    library = Path(__file__).parents[1] / "search_spaces" / "library.yaml"
+    study, notes = read_with_notes(library, ["loss.arguments={num_bins: 30}"])
+    assert list(study.space) == ["optimizer.lr"]
+    assert notes == ["loss.arguments is pinned to {'num_bins': 30}: its range is removed"]
+
+
 def test_kinds_are_set_first_whatever_their_place(path: Path) -> None:
     there = read(path, ["data.kind=digits", "data.batch_size=80", "loss.kind=triplet", "loss.mining=hardest"])
     back = read(path, ["loss.mining=hardest", "data.batch_size=80", "loss.kind=triplet", "data.kind=digits"])

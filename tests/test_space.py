@@ -217,6 +217,23 @@ def test_a_shipped_study_is_valid_and_its_start_points_lie_in_range(path: Path) 
         assert isinstance(study.experiment(point), ExperimentConfig)
 
 
+def test_every_network_and_loss_that_a_space_can_build_is_known_before_a_search() -> None:
+    space = {
+        "model.batch_norm": {"choices": ["frozen", "synchronised"]},
+        "training.chunk_size": {"low": 4, "high": 24},
+        "loss.margin": {"low": 0.0, "high": 0.5},
+    }
+    built = {(c.model.batch_norm, c.training.chunk_size) for c in study_of(space).structures()}
+    assert built >= {(norm, size) for norm in ("frozen", "synchronised") for size in (4, 24)}
+    assert len(study_of({"loss.margin": {"low": 0.0, "high": 0.5}}).structures()) == 1
+
+
+def test_an_illegal_end_of_a_range_is_told_before_a_start_point_without_a_value() -> None:
+    message = message_of({"training.chunk_size": {"low": 0, "high": 32}}, search={"start": [{}]})
+    assert "training.chunk_size=0" in message
+    assert "at least 1" in message
+
+
 def test_every_loss_has_a_shipped_study() -> None:
     kinds = {path.stem: read(path).base.loss.kind for path in SHIPPED}
     assert {*kinds.values()} == {kind for c in get_args(get_args(LossConfig)[0]) for kind in kind_of(c)}

@@ -74,6 +74,29 @@ def field_types(config: BaseModel, path: str) -> tuple[object, ...]:
     return tuple(_alternatives(type(owner).model_fields[key].annotation))
 
 
+def section_of_kind(section: str, kind: object) -> type[BaseModel] | None:
+    """The model of a section of the experiment for a kind; None where there is no such kind."""
+    field = ExperimentConfig.model_fields.get(section)
+    found = [] if field is None else [m for m in _alternatives(field.annotation) if kind in _kinds([m])]
+    return found[0] if found and _is_section(found[0]) else None
+
+
+def has_field(model: type[BaseModel], path: str) -> bool:
+    """Whether a dotted path below a section leads to a field of it."""
+    key, _, rest = path.partition(".")
+    if key not in model.model_fields:
+        return False
+    below = [found for found in _alternatives(model.model_fields[key].annotation) if _is_section(found)]
+    return not rest or any(has_field(found, rest) for found in below if _is_section(found))
+
+
+def defaults_of(model: type[BaseModel]) -> dict[str, object]:
+    """Plain data of every field that has a default."""
+    fields = {name: field for name, field in model.model_fields.items() if not field.is_required()}
+    values = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
+    return {name: dump(value) if isinstance(value, BaseModel) else value for name, value in values.items()}
+
+
 def validate(model: type[M], raw: object, *, source: str = "", prefix: str = "") -> M:
     """Validates plain data as `model`. Raises ConfigError; `source` and `prefix` say where the data comes from."""
     where = f"{source}: " if source else ""

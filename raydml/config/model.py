@@ -22,7 +22,10 @@ class ModelConfig(Model):
     """Backbone and embedding head."""
 
     backbone: str = "test_resnet"
-    """Any architecture of timm, with an optional tag of pretrained weights (`resnet50.a1_in1k`)."""
+    """Any architecture of timm, with an optional tag of pretrained weights (`resnet50.a1_in1k`).
+
+    Its dropout and stochastic depth are off: their draws would depend on the number of workers.
+    """
 
     embedding_dim: int = Field(default=64, ge=2, le=65536)
     """Dimension D of the embeddings; they are rows of unit length."""

@@ -6,6 +6,7 @@ every rank and after a resume.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ from raydml.config import ConfigError, LibraryConfig
 from raydml.config.grammar import unknown_key
 from raydml.distances import full_precision
 from raydml.losses.output import LossOutput, check_batch
+
+_TRIED = 8
+"""Rows of the batch that a loss is tried with."""
 
 
 class LibraryLoss(nn.Module):
@@ -34,13 +38,31 @@ class LibraryLoss(nn.Module):
         if config.miner is not None:
             paths = ("loss.miner", "loss.miner_arguments")
             self.miner = _made(miners, paths, config.miner, config.miner_arguments, {})
+        # Labels must be rows of its weights, where it has a weight for each class.
+        self.num_classes = num_classes if "num_classes" in _parameters(type(self.loss)) else None
+        self._try(config, embedding_dim)
+
+    def _try(self, config: LibraryConfig, embedding_dim: int) -> None:
+        """Raises ConfigError where the loss fails within two steps: its constructors check little."""
+        trial = copy.deepcopy(self)
+        labels = torch.arange(_TRIED) // 2 % (self.num_classes or _TRIED)
+        rows = torch.nn.functional.normalize(torch.sin(torch.arange(1.0, _TRIED * embedding_dim + 1)).view(_TRIED, -1))
+        for _ in range(2):
+            try:
+                value = trial(rows.clone().requires_grad_(), labels, generator=torch.Generator()).value
+                value.backward()
+            except Exception as error:  # whatever a loss of a library raises
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise ConfigError(f"loss.name: {config.name} fails on a small batch: {reason}") from error
+            if value.shape != ():
+                raise ConfigError(f"loss.name: {config.name} gives {tuple(value.shape)} numbers instead of one")
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput without stats; random miners follow `generator`."""
         if check:
-            check_batch(embeddings, labels)
+            check_batch(embeddings, labels, num_classes=self.num_classes)
         # The library casts its parameters to the type of the embeddings, for good: half precision never reaches it.
         rows = full_precision(embeddings)
         if generator is None:
@@ -60,7 +82,8 @@ class LibraryLoss(nn.Module):
             value = self.loss(rows, labels)
         else:
             value = self.loss(rows, labels, self.miner(rows.detach(), labels))
-        return value
+        # Where a miner leaves nothing the library's zero has no graph, but every worker must have every gradient.
+        return value + 0.0 * sum((p.sum() for p in self.parameters()), rows.sum())
 
 
 def _library() -> tuple[ModuleType, ModuleType]:
@@ -88,9 +111,11 @@ def _made(
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
         raise ConfigError(f"{path}: pytorch-metric-learning has no {module.__name__.rpartition('.')[2]}.{name}{hint}")
     accepted = _parameters(classes[name])
-    for key in arguments:
+    for key, value in arguments.items():
         if key not in accepted:
             raise ConfigError(f"{section}.{key}: {unknown_key(key, accepted)}")
+        if key in known and value is not None:
+            raise ConfigError(f"{section}.{key}: comes from the data and the model ({known[key]}), but got {value}")
     given: dict[str, Any] = {**{key: value for key, value in known.items() if key in accepted}, **arguments}
     try:
         made: nn.Module = classes[name](**given)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raydml.config import MemoryConfig
 from raydml.losses.masking import References
-from raydml.losses.output import LossOutput
+from raydml.losses.output import LossOutput, check_batch
 
 
 class CrossBatchMemory(nn.Module):
@@ -42,6 +42,8 @@ class CrossBatchMemory(nn.Module):
         """
         if len(labels) > self.config.size:
             raise ValueError(f"a memory of {self.config.size} embeddings cannot hold a batch of {len(labels)}")
+        if check:
+            check_batch(embeddings, labels, embedding_dim=self.embeddings.shape[1])
         if check and bool((labels < 0).any()):
             raise ValueError(f"labels must not be negative where a loss has a memory, but got {int(labels.min())}")
         within: LossOutput = self.loss(embeddings, labels, generator=generator, check=check)

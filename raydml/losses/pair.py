@@ -15,7 +15,7 @@ from raydml.losses.masking import Pairs, References, masked_mean, pairs_of, refe
 from raydml.losses.mining import sample_negatives
 from raydml.losses.output import LossOutput, check_batch
 
-# Negatives drawn for an anchor. With more positives than that in a batch, some share a draw.
+# Negatives drawn for an anchor: with more positives than that, in a batch or a memory, some share a draw.
 _MOST_DRAWS = 64
 
 
@@ -130,7 +130,8 @@ class MarginLoss(nn.Module):
     """Margin loss with distance-weighted sampling (Wu et al. 2017).
 
     For every positive pair (a, p) one negative n is drawn; L is the sum of [D_ap - beta + alpha]_+ and
-    [beta - D_an + alpha]_+ over these triplets, divided by the number of non-zero terms.
+    [beta - D_an + alpha]_+ over these triplets, divided by the number of non-zero terms. An anchor draws
+    64 negatives at most; of its further positives each shares the draw of an earlier one.
     """
 
     def __init__(self, config: MarginConfig, *, num_classes: int, embedding_dim: int) -> None:
@@ -152,7 +153,12 @@ class MarginLoss(nn.Module):
         """(G, D) unit rows, (G,) int64 -> LossOutput. Draws from `generator`; stats: beta, share of active terms."""
         if check:
             per_class = self.config.learn_beta == "per_class"
-            check_batch(embeddings, labels, num_classes=len(self.beta) if per_class else None)
+            check_batch(
+                embeddings,
+                labels,
+                num_classes=len(self.beta) if per_class else None,
+                embedding_dim=self.embedding_dim,
+            )
         distance = euclidean(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
         num_draws = min(_MOST_DRAWS, distance.shape[1])

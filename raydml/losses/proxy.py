@@ -34,7 +34,7 @@ class ProxyNCALoss(nn.Module):
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own proxy."""
         del generator
         if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies))
+            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
         proxies = unit_proxies(self.proxies)
         own = own_class(embeddings, labels, proxies)
         stats = {"proxy_similarity": own.detach().mean()}
@@ -65,7 +65,7 @@ class ProxyAnchorLoss(nn.Module):
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own proxy."""
         del generator
         if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies))
+            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
         proxies = unit_proxies(self.proxies)
         own = own_class(embeddings, labels, proxies)
         push = torch.cat(parts_over_classes(self._push, embeddings, labels, proxies)).mean()
@@ -111,7 +111,7 @@ class SoftTripleLoss(nn.Module):
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: similarity to the own class."""
         del generator
         if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies))
+            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
         proxies = unit_proxies(self.proxies)
         parts = parts_over_classes(self._part, embeddings, labels, proxies)
         others, own = parts[0] if len(parts) == 1 else _combined(torch.stack(parts))

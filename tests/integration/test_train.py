@@ -31,35 +31,34 @@ def rows_of(directory: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path, ray_here: None) -> Path:
-    """The same experiment in float64 with one and with two workers, beside each other by name."""
+    """The same experiment in float64 with one and with three workers (5, 5 and 6 of 16 images), told apart by name."""
     folder = tmp_path_factory.mktemp("trained")
     path = write_study(folder, cache)
-    for workers in (1, 2):
-        process = run_here(
-            "train", path, f"resources.workers_per_trial={workers}", "training.precision=float64", f"name=w{workers}"
-        )
+    for workers in (1, 3):
+        resources = f"resources={{workers_per_trial: {workers}, cpus_per_worker: 0.5}}"
+        process = run_here("train", path, resources, "training.precision=float64", f"name=w{workers}")
         assert process.returncode == 0, process.stderr
         assert "raw pixels:" in process.stdout
     return folder
 
 
-def test_two_workers_have_the_curve_of_one(trained: Path) -> None:
-    one, two = rows_of(the_run(trained, "w1")), rows_of(the_run(trained, "w2"))
+def test_three_workers_have_the_curve_of_one(trained: Path) -> None:
+    one, three = rows_of(the_run(trained, "w1")), rows_of(the_run(trained, "w3"))
     assert len(one) == 4
-    for a, b in zip(one, two, strict=True):
+    for a, b in zip(one, three, strict=True):
         assert a == pytest.approx(b, rel=1e-8)
 
 
-def test_two_workers_train_the_model_of_one(trained: Path) -> None:
+def test_three_workers_train_the_model_of_one(trained: Path) -> None:
     one = load_file(the_run(trained, "w1") / "checkpoint" / "model.safetensors")
-    two = load_file(the_run(trained, "w2") / "checkpoint" / "model.safetensors")
-    assert one.keys() == two.keys()
+    three = load_file(the_run(trained, "w3") / "checkpoint" / "model.safetensors")
+    assert one.keys() == three.keys()
     for name, tensor in one.items():
-        assert torch.allclose(tensor.double(), two[name].double(), rtol=1e-7, atol=1e-9), name
+        assert torch.allclose(tensor.double(), three[name].double(), rtol=1e-7, atol=1e-9), name
 
 
 def test_workers_are_no_part_of_the_folder(trained: Path) -> None:
-    assert the_run(trained, "w1").name == the_run(trained, "w2").name
+    assert the_run(trained, "w1").name == the_run(trained, "w3").name
 
 
 def test_a_finished_training_is_not_repeated(trained: Path, cache: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydml.config.base import Model
 
@@ -27,3 +27,9 @@ class LibraryConfig(Model):
 
     miner_arguments: dict[str, Argument] = Field(default_factory=dict)
     """Arguments of the miner."""
+
+    @model_validator(mode="after")
+    def _arguments_have_a_miner(self) -> LibraryConfig:
+        if self.miner is None and self.miner_arguments:
+            raise ValueError(f"miner_arguments need a miner, but got miner_arguments={self.miner_arguments}")
+        return self
