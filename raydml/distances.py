@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,19 @@ def full_precision(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def outside_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Within it products have the type of their factors, also where the caller runs under autocast."""
+    # Asked first, because not every kind of device knows autocast.
+    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def inner_products(a: Tensor, b: Tensor) -> Tensor:
     """(..., N, D), (..., M, D) -> (..., N, M), in full precision also where the caller runs under autocast."""
     a, b = full_precision(a), full_precision(b)
-    # Asked first, because not every kind of device knows autocast.
-    if a.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(a.device.type):
-        with torch.autocast(a.device.type, enabled=False):
-            return a @ b.mT
-    return a @ b.mT
+    with outside_autocast(a.device):
+        return a @ b.mT
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from raydml.config import ConfigError, ExperimentConfig, LibraryConfig
 from raydml.data.augment import centre_crop, crop
 from raydml.data.batches import max_positives
 from raydml.distributed import gather
+from raydml.expansion import SphericalExpansion
 from raydml.losses import LossOutput, build_loss
 from raydml.models import EmbeddingModel, build_model, has_batch_norm
 
@@ -31,9 +33,9 @@ class StepContext:
     num_images: int | None = None
     """G, images of the global batch, where it may not be B times the workers."""
 
-    def generator(self, device: torch.device) -> torch.Generator:
-        """Randomness of this step, the same on every rank and in every run."""
-        return torch.Generator(device).manual_seed(seeds.derive(seeds.Purpose.LOSS, self.seed, self.step))
+    def generator(self, device: torch.device, purpose: seeds.Purpose = seeds.Purpose.LOSS) -> torch.Generator:
+        """Randomness of this step for a purpose, the same on every rank and in every run."""
+        return torch.Generator(device).manual_seed(seeds.derive(purpose, self.seed, self.step))
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,19 @@ class Objective(nn.Module):
     """Images and labels of one worker to the loss of the global batch."""
 
     def __init__(
-        self, model: EmbeddingModel, loss: nn.Module, *, image_size: int, chunk_size: int | None = None
+        self,
+        model: EmbeddingModel,
+        loss: nn.Module,
+        *,
+        image_size: int,
+        chunk_size: int | None = None,
+        see: SphericalExpansion | None = None,
     ) -> None:
         """`image_size` is the network's; `chunk_size` the most images of a worker that are in its memory at a time."""
         super().__init__()
         self.model = model
         self.loss = loss
+        self.see = see
         self.image_size = image_size
         self.chunk_size = chunk_size
 
@@ -67,8 +76,25 @@ class Objective(nn.Module):
         """(B, C_in, H, W), (B,) int64, (B, 5) -> LossOutput of the gathered batch, the same on every rank."""
         embeddings = gather(self._embed(images, crops), num_rows=context.num_images)
         gathered = gather(labels, num_rows=context.num_images)
-        output: LossOutput = self.loss(embeddings, gathered, generator=context.generator(embeddings.device))
+        device = embeddings.device
+        output: LossOutput
+        if self.see is None:
+            output = self.loss(embeddings, gathered, generator=context.generator(device))
+        else:
+            output = self.see(
+                self.loss,
+                embeddings,
+                gathered,
+                epoch=context.epoch,
+                generator=context.generator(device),
+                frames=partial(context.generator, device, seeds.Purpose.FRAMES),
+            )
         return output
+
+    def loss_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of loss and prototypes: what is not the model's."""
+        parts = [self.loss] if self.see is None else [self.loss, self.see]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def _embed(self, images: Tensor, crops: Tensor | None) -> Tensor:
         """(B, D). In chunks: each is embedded without graph, and again with one when its gradient is known."""
@@ -107,9 +133,19 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
             embedding_dim=config.model.embedding_dim,
             max_positives=max_positives(config.data.batch_size, config.data.samples_per_class, shape.num_classes),
         )
+        # Absent where it would do nothing, so that nothing can differ.
+        see = None
+        if config.see.num_expansions > 0 and config.see.weight > 0.0:
+            see = SphericalExpansion(
+                config.see,
+                config.loss,
+                num_epochs=config.training.num_epochs,
+                num_classes=shape.num_classes,
+                embedding_dim=config.model.embedding_dim,
+            )
     chunk_size = config.training.chunk_size
     _require_independent(config, normalises_batches=model.normalises_batches)
-    objective = Objective(model, loss, image_size=shape.image_size, chunk_size=chunk_size)
+    objective = Objective(model, loss, image_size=shape.image_size, chunk_size=chunk_size, see=see)
     return objective.double() if config.training.precision == "float64" else objective
 
 

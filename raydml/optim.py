@@ -27,11 +27,10 @@ def parameter_groups(objective: Objective, config: OptimizerConfig) -> list[dict
     Frozen parameters are in no group; an empty group is left out.
     """
     trainable = [p for p in objective.model.parameters() if p.requires_grad]
-    loss_parameters = [p for p in objective.loss.parameters() if p.requires_grad]
     groups: list[dict[str, object]] = [
         _group([p for p in trainable if p.ndim > 1], config.lr, config.weight_decay),
         _group([p for p in trainable if p.ndim <= 1], config.lr, 0.0),
-        _group(loss_parameters, config.loss_lr, config.loss_weight_decay),
+        _group(objective.loss_parameters(), config.loss_lr, config.loss_weight_decay),
     ]
     return [group for group in groups if group["params"]]
 

@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     LOSS = 2
     LAYERS = 3
     SAMPLER = 4
+    FRAMES = 5
 
 
 def stream(purpose: Purpose, *parts: int) -> np.random.Generator:

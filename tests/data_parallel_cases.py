@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -47,12 +47,15 @@ class Case:
     """As in the configuration; or plain, torch's own, which under data parallelism is another function."""
     chunk_size: int | None = None
     backbone: str = "test_resnet"
+    see: Mapping[str, object] = field(default_factory=dict)
+    """Spherical Embedding Expansion; of the first epoch, which is the only one here."""
     seed_by_rank: bool = False
     """Whether ranks draw different negatives, as they never do in a training."""
 
     @property
     def name(self) -> str:
-        more = () if self.chunk_size is None else (f"chunks of {self.chunk_size}",)
+        more = [] if self.chunk_size is None else [f"chunks of {self.chunk_size}"]
+        more += ["see", *map(str, self.see.values())] if self.see else []
         return " ".join(map(str, (*self.loss.values(), self.layout, self.precision, self.batch_norm, *more)))
 
 
@@ -69,12 +72,24 @@ SELECTED: tuple[Mapping[str, object], ...] = (
 )
 EXACT = (*(Case(loss) for loss in LOSSES), *(Case(loss, "contiguous") for loss in SELECTED))
 FROZEN = tuple(Case(loss, batch_norm="frozen") for loss in SELECTED)
+_EXPANDED: Mapping[str, object] = {"num_expansions": 4, "schedule": "constant", "final_fraction": 0.6}
+EXPANDED = (
+    Case({"kind": "proxy_anchor"}, see=_EXPANDED),
+    Case({"kind": "proxy_anchor"}, batch_norm="frozen", see={**_EXPANDED, "gradient": "reflect"}),
+    Case({"kind": "soft_triple"}, "contiguous", see={**_EXPANDED, "frames": "independent", "selection": "random"}),
+    Case({"kind": "discriminate"}, see=_EXPANDED),
+    Case({"kind": "margin", "learn_beta": "shared"}, "contiguous", see={**_EXPANDED, "prototypes": "auxiliary"}),
+)
 SINGLE = tuple(Case(loss, precision="float32") for loss in SELECTED)
 CHUNKED = Case(SELECTED[2], batch_norm="frozen", chunk_size=3)
 PLAIN = Case(SELECTED[0], batch_norm="plain")
 OWN_DRAWS = Case(SELECTED[1], seed_by_rank=True)
-TRAJECTORIES = tuple(Case(loss) for loss in (SELECTED[2], {"kind": "curricularface"}, *WITH_MEMORY))
-"""Proxies, a running mean and queues: what a wrong scale or order shows in only after some steps."""
+TRAJECTORIES = (
+    *(Case(loss) for loss in (SELECTED[2], {"kind": "curricularface"}, *WITH_MEMORY)),
+    Case({"kind": "discriminate"}, see=_EXPANDED),
+    Case({"kind": "contrastive", "memory": {"size": 40}}, see={**_EXPANDED, "prototypes": "auxiliary"}),
+)
+"""Proxies, prototypes, running means and queues: what a wrong scale or order shows in only after some steps."""
 
 
 def serve(place: int, folder: Path) -> None:
@@ -92,7 +107,7 @@ def serve(place: int, folder: Path) -> None:
 
 def everything() -> dict[str, Result]:
     """All results of this rank, by name; without a process group, those of the single process."""
-    cases = (*EXACT, *FROZEN, *SINGLE, CHUNKED, PLAIN, OWN_DRAWS)
+    cases = (*EXACT, *FROZEN, *EXPANDED, *SINGLE, CHUNKED, PLAIN, OWN_DRAWS)
     return {
         **{case.name + (" own draws" if case.seed_by_rank else ""): first_step(case) for case in cases},
         **{f"trajectory {case.name}": trajectory(case, num_steps=8) for case in TRAJECTORIES},
@@ -150,6 +165,7 @@ def _config(case: Case) -> ExperimentConfig:
                 "batch_norm": "synchronised" if case.batch_norm == "plain" else case.batch_norm,
             },
             "loss": case.loss,
+            "see": dict(case.see),
             "optimizer": {"kind": "sgd", "lr": 0.05, "loss_lr": 0.5, "clip_norm": 1.0},
             "training": {"precision": case.precision, "num_epochs": 1, "chunk_size": case.chunk_size},
             # Labels repeat as a batch of four classes has them, which bounds the positives of an image.

@@ -50,10 +50,13 @@ class Compared(NamedTuple):
     labels: Sequence[int]
     others: Tensor
     other_labels: Sequence[int]
-    own: Sequence[int]
+    own: Sequence[int] | Sequence[Sequence[int]]
+    """Where each anchor's own copy lies, or its copies."""
 
     def positives(self, i: int) -> list[int]:
-        return [j for j, y in enumerate(self.other_labels) if j != self.own[i] and y == self.labels[i]]
+        own = self.own[i]
+        copies = [own] if isinstance(own, int) else own
+        return [j for j, y in enumerate(self.other_labels) if j not in copies and y == self.labels[i]]
 
     def negatives(self, i: int) -> list[int]:
         return [j for j, y in enumerate(self.other_labels) if y >= 0 and y != self.labels[i]]

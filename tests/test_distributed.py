@@ -16,6 +16,7 @@ from raydml.distributed import gather, gather_ragged, rank, world_size
 from tests.data_parallel_cases import (
     CHUNKED,
     EXACT,
+    EXPANDED,
     FROZEN,
     OWN_DRAWS,
     PLAIN,
@@ -70,7 +71,7 @@ def _has_parameters(result: Result) -> bool:
     return any(name.startswith("gradient.loss") for name in result)
 
 
-@pytest.mark.parametrize("case", [*EXACT, *FROZEN], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*EXACT, *FROZEN, *EXPANDED], ids=lambda case: case.name)
 def test_gradients_are_those_of_one_process(case: Case, ranks: Ranks, alone: dict[str, Result]) -> None:
     expected = alone[case.name]
     for found in (r[case.name] for r in ranks):
@@ -84,6 +85,19 @@ def test_losses_with_parameters_are_among_the_cases(alone: dict[str, Result]) ->
     assert sum(_has_parameters(alone[case.name]) for case in EXACT) == 2 + 8 + 2
 
 
+@pytest.mark.parametrize("case", EXPANDED, ids=lambda case: case.name)
+def test_prototypes_of_expansions_are_those_of_one_process(case: Case, ranks: Ranks, alone: dict[str, Result]) -> None:
+    """Running means, or the gradient of auxiliary proxies; and every rank expands the same images in the same frame."""
+    expected = alone[case.name]
+    kept = {name.split("see.")[0] + "see" for name in expected if "see." in name}
+    assert len(kept) == (case.loss["kind"] in ("discriminate", "margin"))
+    for found in (r[case.name] for r in ranks):
+        for prefix in kept:
+            assert _error(found, expected, prefix) < 1e-10
+    plain = first_step(replace(case, see={}))
+    assert float((plain["value"] - expected["value"]).abs()) > 1e-4, "nothing was expanded"
+
+
 @pytest.mark.parametrize("case", SINGLE, ids=lambda case: case.name)
 def test_float32_differs_by_rounding_only(case: Case, ranks: Ranks, alone: dict[str, Result]) -> None:
     """One process in float32 is itself 2e-6 to 6e-6 of the norm away from float64, through 15 layers of BatchNorm."""
@@ -91,13 +105,13 @@ def test_float32_differs_by_rounding_only(case: Case, ranks: Ranks, alone: dict[
         assert _error(found, alone[case.name], "gradient") < 1e-5
 
 
-@pytest.mark.parametrize("case", [*EXACT, *FROZEN], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*EXACT, *FROZEN, *EXPANDED], ids=lambda case: case.name)
 def test_running_statistics_are_those_of_one_process(case: Case, ranks: Ranks, alone: dict[str, Result]) -> None:
     for found in (r[case.name] for r in ranks):
         assert _error(found, alone[case.name], "buffer.model") < 1e-12
 
 
-@pytest.mark.parametrize("case", [*EXACT, *FROZEN], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*EXACT, *FROZEN, *EXPANDED], ids=lambda case: case.name)
 def test_every_rank_reports_the_true_loss(case: Case, ranks: Ranks, alone: dict[str, Result]) -> None:
     for found in (r[case.name] for r in ranks):
         assert _error(found, alone[case.name], "value") < 1e-12
@@ -130,7 +144,9 @@ def test_ranks_with_draws_of_their_own_get_the_mean_of_their_losses(ranks: Ranks
 def test_some_steps_end_at_the_same_parameters(case: Case, ranks: Ranks, alone: dict[str, Result]) -> None:
     """A memory of 40 is no multiple of the batch of 16: its queue wraps within a batch."""
     expected = alone[f"trajectory {case.name}"]
-    learned = [f"parameter.{part}" for part in ("model", "loss") if any(f"parameter.{part}" in n for n in expected)]
+    learned = [
+        f"parameter.{part}" for part in ("model", "loss", "see") if any(f"parameter.{part}" in n for n in expected)
+    ]
     for found in (r[f"trajectory {case.name}"] for r in ranks):
         for prefix in (*learned, "buffer", "value"):
             assert _error(found, expected, prefix) < 1e-9

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity"),
     ("distances", "distributed", "models", "neighbors", "data", "torch_defects"),
-    ("losses", "metrics"),
-    ("objective", "optim"),
+    ("losses", "see", "metrics"),
+    ("expansion", "objective", "optim"),
     ("epoch", "checkpoint", "baseline"),
     ("training", "identity", "runs"),
     ("session", "tensorboard", "workers"),

@@ -40,4 +40,5 @@ def test_purposes_keep_their_numbers() -> None:
         "LOSS": 2,
         "LAYERS": 3,
         "SAMPLER": 4,
+        "FRAMES": 5,
     }

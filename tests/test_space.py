@@ -237,8 +237,9 @@ def test_an_illegal_end_of_a_range_is_told_before_a_start_point_without_a_value(
 def test_every_loss_has_a_shipped_study() -> None:
     kinds = {path.stem: read(path).base.loss.kind for path in SHIPPED}
     assert {*kinds.values()} == {kind for c in get_args(get_args(LossConfig)[0]) for kind in kind_of(c)}
-    # Named after its loss, but for the two that the word margin stands for.
-    assert {name for name, kind in kinds.items() if name != kind} == {"margin", "distance_weighted"}
+    # Named after its loss, but for the two that the word margin stands for, and studies of a method.
+    others = {"margin", "distance_weighted", "see", "see_ablation"}
+    assert {name for name, kind in kinds.items() if name != kind} == others
 
 
 def test_reading_a_study_loads_neither_torch_nor_ray() -> None:

@@ -52,6 +52,7 @@ from raydml.config.optimization import (
     TrainingConfig,
 )
 from raydml.config.ranges import Distribution, Range, distribution_of
+from raydml.config.see import SeeConfig
 from raydml.config.study import EarlyStopping, Protocol, Resources, Scalar, SearchConfig
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "Scalar",
     "ScheduleConfig",
     "SearchConfig",
+    "SeeConfig",
     "SgdConfig",
     "SmoothAPConfig",
     "SoftTripleConfig",

@@ -6,7 +6,14 @@ from pydantic import Field, model_validator
 
 from raydml.config.base import Model
 from raydml.config.data import DataConfig, GlyphsConfig
-from raydml.config.losses import DiscriminateConfig, LossConfig, PairLoss
+from raydml.config.losses import (
+    DiscriminateConfig,
+    LibraryConfig,
+    LossConfig,
+    PairLoss,
+    RecallAtKConfig,
+    SmoothAPConfig,
+)
 from raydml.config.model import ModelConfig
 from raydml.config.optimization import (
     AdamWConfig,
@@ -16,6 +23,7 @@ from raydml.config.optimization import (
     ScheduleConfig,
     TrainingConfig,
 )
+from raydml.config.see import SeeConfig
 
 
 class ExperimentConfig(Model):
@@ -32,6 +40,9 @@ class ExperimentConfig(Model):
 
     loss: LossConfig = DiscriminateConfig(kind="discriminate")
     """What pulls classes together and apart."""
+
+    see: SeeConfig = SeeConfig()
+    """Synthetic embeddings around the class directions; none by default."""
 
     optimizer: OptimizerConfig = AdamWConfig(kind="adamw")
     """How parameters move."""
@@ -52,6 +63,21 @@ class ExperimentConfig(Model):
             raise ValueError(
                 "loss.memory.size must be 0 or at least data.batch_size, but got "
                 f"loss.memory.size={size}, data.batch_size={self.data.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _expansions_fit(self) -> ExperimentConfig:
+        count, dim = self.see.num_expansions, self.model.embedding_dim
+        if count > dim - 1:
+            raise ValueError(
+                "see.num_expansions must not exceed model.embedding_dim - 1, but got "
+                f"see.num_expansions={count}, model.embedding_dim={dim}"
+            )
+        if count > 0 and isinstance(self.loss, RecallAtKConfig | SmoothAPConfig | LibraryConfig):
+            raise ValueError(
+                "see.num_expansions above 0 needs a loss with proxies or on pairs, "
+                f"but got see.num_expansions={count}, loss.kind={self.loss.kind}"
             )
         return self
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from raydml.distances import cosine, full_precision
+from raydml.losses.masking import masked_mean
 
 # Entries of one matrix of embeddings x rows of classes; 256 MiB in float32. Beyond it classes come in chunks,
 # recomputed in the backward pass, so that memory does not grow with them.
@@ -36,18 +37,29 @@ class SomeClasses(NamedTuple):
         inside = (self.labels >= 0) & (self.labels < len(self.proxies))
         return self.labels.clamp(0, len(self.proxies) - 1)[:, None], inside[:, None]
 
-    def others(self) -> Tensor:
-        """(G, c) bool: every class but the own."""
-        column, inside = self.own()
-        mask = torch.ones(len(self.labels), len(self.proxies), dtype=torch.bool, device=self.labels.device)
-        return mask.scatter(1, column, False) if inside is None else mask.scatter(1, column, ~inside)
-
     def logsumexp_of_others(self, logits: Tensor) -> Tensor:
         """(G, c) -> (G,), -inf never: at least two classes come in. Overwrites the logits."""
         column, inside = self.own()
         if inside is None:
             return logits.scatter_(1, column, -torch.inf).logsumexp(1)
         return logits.scatter_(1, column, torch.where(inside, -torch.inf, logits.gather(1, column))).logsumexp(1)
+
+    def logsumexp_of_other_rows(self, logits: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(G, c), (G,) bool -> (c,) over counted rows of other classes, and where there is one. Overwrites the logits.
+
+        A class without others has an arbitrary finite number with zero gradient.
+        """
+        column, inside = self.own()
+        weight = torch.ones_like(self.labels) if counted is None else counted.long()
+        own = weight if inside is None else weight * inside[:, 0]
+        num_own = weight.new_zeros(len(self.proxies)).index_add(0, column[:, 0], own)
+        has_others = num_own < weight.sum()
+        if counted is not None:
+            logits = logits.masked_fill_((~counted & counted.any())[:, None], -torch.inf)
+        filler = torch.where(has_others.index_select(0, column[:, 0])[:, None], -torch.inf, 0.0).to(logits.dtype)
+        if inside is not None:
+            filler = torch.where(inside, filler, logits.gather(1, column))
+        return logits.scatter_(1, column, filler).logsumexp(0), has_others
 
 
 def unit_proxies(proxies: Tensor) -> Tensor:
@@ -71,6 +83,11 @@ def parts_over_classes(
         parts.append(part)
         first += len(chunk)
     return parts
+
+
+def mean_of_counted(terms: Tensor, counted: Tensor | None) -> Tensor:
+    """Mean of the terms of (G,) rows that count; of all where None, of nothing zero."""
+    return terms.mean() if counted is None else masked_mean(terms, counted)
 
 
 def own_class(embeddings: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:

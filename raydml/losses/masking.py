@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 class References(NamedTuple):
-    """What anchors are compared with where it is not the batch itself: embeddings of earlier steps, without graph."""
+    """What anchors are compared with where it is not the batch: embeddings of earlier steps, or synthetic ones."""
 
     embeddings: Tensor
     """(M, D) unit rows."""
 
     labels: Tensor
-    """(M,) int64; -1 where there is no embedding yet."""
+    """(M,) int64; -1 where there is no embedding."""
 
     own: Tensor
-    """(G,) int64: where each anchor's own copy lies."""
+    """(G,) or (G, k) int64: where each anchor's own copy lies, or its copies."""
 
 
 class Pairs(NamedTuple):
@@ -45,7 +45,7 @@ def pairs_of(labels: Tensor, references: References | None = None) -> Pairs:
         negative = ~same
         return Pairs(same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), negative)
     same = labels[:, None] == references.labels[None, :]
-    return Pairs(same.scatter(1, references.own[:, None], False), ~same & (references.labels >= 0))
+    return Pairs(same.scatter(1, references.own.view(len(labels), -1), False), ~same & (references.labels >= 0))
 
 
 class Positives(NamedTuple):

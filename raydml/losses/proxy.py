@@ -1,17 +1,28 @@
 """Losses that compare embeddings with learned proxies: Proxy-NCA, Proxy-Anchor, SoftTriple.
 
-Proxies are rows of any length; only their directions count.
+Proxies are rows of any length; only their directions count. Besides what every loss takes, a loss with proxies takes
+`proxies`, its own scaled to unit length where they are known already, and `counted` (G,) bool, the rows that count:
+then they are no images, and nothing that remembers images moves.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from raydml.config import ProxyAnchorConfig, ProxyNCAConfig, SoftTripleConfig
-from raydml.distances import cosine, inner_products
-from raydml.losses.classes import SomeClasses, logsumexp_of_others, own_class, parts_over_classes, unit_proxies
-from raydml.losses.masking import masked_logsumexp, masked_mean, softplus
+from raydml.distances import cosine, full_precision, inner_products
+from raydml.losses.classes import (
+    SomeClasses,
+    logsumexp_of_others,
+    mean_of_counted,
+    own_class,
+    parts_over_classes,
+    unit_proxies,
+)
+from raydml.losses.masking import masked_mean, softplus
 from raydml.losses.output import LossOutput, check_batch
 
 
@@ -29,20 +40,33 @@ class ProxyNCALoss(nn.Module):
         self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / 8.0)
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        proxies: Tensor | None = None,
+        counted: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
-        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own proxy."""
+        """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: cosine to the own proxy."""
         del generator
         if check:
             check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies)
+        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
         stats = {"proxy_similarity": own.detach().mean()}
         if len(proxies) < 2:
             return LossOutput(0.0 * own.sum(), stats)
         scale = 2.0 * self.config.scale
         gap = logsumexp_of_others(embeddings, labels, proxies, scale=scale) - scale * own
-        return LossOutput((softplus(gap) if self.config.form == "plus_plus" else gap).mean(), stats)
+        terms = softplus(gap) if self.config.form == "plus_plus" else gap
+        return LossOutput(mean_of_counted(terms, counted), stats)
+
+    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
+        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
+        del embeddings
+        return proxies.index_select(0, labels)
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -60,33 +84,49 @@ class ProxyAnchorLoss(nn.Module):
         nn.init.kaiming_normal_(self.proxies, mode="fan_out")
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        proxies: Tensor | None = None,
+        counted: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
-        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own proxy."""
+        """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: cosine to the own proxy."""
         del generator
         if check:
             check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies)
+        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
-        push = torch.cat(parts_over_classes(self._push, embeddings, labels, proxies)).mean()
-        return LossOutput(self._pull(own, labels) + push, {"proxy_similarity": own.detach().mean()})
+        push = torch.cat(parts_over_classes(partial(self._push, counted=counted), embeddings, labels, proxies)).mean()
+        return LossOutput(self._pull(own, labels, counted) + push, {"proxy_similarity": own.detach().mean()})
 
-    def _pull(self, own: Tensor, labels: Tensor) -> Tensor:
+    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
+        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
+        del embeddings
+        return proxies.index_select(0, labels)
+
+    def _pull(self, own: Tensor, labels: Tensor, counted: Tensor | None) -> Tensor:
         """Mean over the classes present."""
         exponent = -self.config.scale * (own - self.config.margin)
         none = own.new_zeros(len(self.proxies))
+        if counted is not None:
+            exponent = exponent.masked_fill(~counted, -torch.inf)
         top = none.scatter_reduce(0, labels, exponent.detach(), "amax", include_self=False)
+        if counted is not None:
+            top = top.masked_fill(top == -torch.inf, 0.0)
         total = none.index_add(0, labels, (exponent - top.index_select(0, labels)).exp())
         # The largest exponent of a class that is present adds 1.
         present = total > 0
         per_class = softplus(torch.where(present, total, 1.0).log() + top)
         return masked_mean(per_class, present)
 
-    def _push(self, embeddings: Tensor, classes: SomeClasses) -> Tensor:
+    def _push(self, embeddings: Tensor, classes: SomeClasses, *, counted: Tensor | None) -> Tensor:
         """(c,), one term for each class that comes in."""
-        exponent = self.config.scale * (cosine(embeddings, classes.proxies) + self.config.margin)
-        per_class, has_others = masked_logsumexp(exponent, classes.others(), dim=0)
-        return torch.where(has_others, softplus(per_class), 0.0)
+        logits = cosine(self.config.scale * full_precision(embeddings), classes.proxies)
+        per_class, has_others = classes.logsumexp_of_other_rows(logits, counted)
+        return torch.where(has_others, softplus(per_class + self.config.scale * self.config.margin), 0.0)
 
 
 class SoftTripleLoss(nn.Module):
@@ -106,21 +146,36 @@ class SoftTripleLoss(nn.Module):
         nn.init.uniform_(self.proxies, -bound, bound)
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        proxies: Tensor | None = None,
+        counted: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
-        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: similarity to the own class."""
+        """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: similarity to the own class."""
         del generator
         if check:
             check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies)
+        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         parts = parts_over_classes(self._part, embeddings, labels, proxies)
         others, own = parts[0] if len(parts) == 1 else _combined(torch.stack(parts))
-        value = self._regularizer(proxies)
+        # Of the centres, and so counted with the images.
+        value = self._regularizer(proxies) if counted is None else own.new_zeros(())
         if len(proxies) > 1:
-            value = value + softplus(others - self.config.scale * (own - self.config.margin)).mean()
+            gap = others - self.config.scale * (own - self.config.margin)
+            value = value + mean_of_counted(softplus(gap), counted)
         else:
             value = value + 0.0 * own.sum()
         return LossOutput(value, {"class_similarity": own.detach().mean()})
+
+    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
+        """(G, D), (G,), unit proxies -> (G, D) unit rows: of each class the centre nearest to the embedding."""
+        centres = proxies.index_select(0, labels)
+        nearest = (centres * full_precision(embeddings)[:, None, :]).sum(2).argmax(1)
+        return centres.gather(1, nearest[:, None, None].expand(-1, 1, centres.shape[2])).squeeze(1)
 
     def _part(self, embeddings: Tensor, classes: SomeClasses) -> Tensor:
         """(2, G), of the classes that come in: log-sum-exp over the others, and the own similarity or 0."""

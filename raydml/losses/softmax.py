@@ -2,6 +2,7 @@
 
 All are the mean over images of softplus(LSE_{j != y}(g c_j) - g t(c_y)), which is the cross-entropy, with c the cosines
 to the weights, g the scale and t the margin's change of the own cosine. Weights start uniform in +-1 / sqrt(D).
+`proxies` and `counted` are as in `raydml.losses.proxy`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.config import ArcFaceConfig, CosFaceConfig, CurricularFaceConfig, NormalisedSoftmaxConfig
-from raydml.losses.classes import logsumexp_of_others, own_class, unit_proxies
+from raydml.losses.classes import logsumexp_of_others, mean_of_counted, own_class, unit_proxies
 from raydml.losses.masking import softplus
 from raydml.losses.output import LossOutput, check_batch
 
@@ -23,8 +24,8 @@ def _uniform(num_classes: int, embedding_dim: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(num_classes, embedding_dim).uniform_(-bound, bound))
 
 
-def _cross_entropy(others: Tensor, own: Tensor) -> Tensor:
-    return softplus(others - own).mean()
+def _cross_entropy(others: Tensor, own: Tensor, counted: Tensor | None) -> Tensor:
+    return mean_of_counted(softplus(others - own), counted)
 
 
 def angle_plus_margin(cosine: Tensor, margin_deg: float) -> Tensor:
@@ -61,20 +62,32 @@ class MarginSoftmaxLoss(nn.Module):
         self.proxies = _uniform(num_classes, embedding_dim)
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        proxies: Tensor | None = None,
+        counted: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
-        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own class."""
+        """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: cosine to the own class."""
         del generator
         if check:
             check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies)
+        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
         stats = {"proxy_similarity": own.detach().mean()}
         if len(proxies) < 2:
             return LossOutput(0.0 * own.sum(), stats)
         scale, target = self._scale_and_target(own)
         others = logsumexp_of_others(embeddings, labels, proxies, scale=scale)
-        return LossOutput(_cross_entropy(others, scale * target), stats)
+        return LossOutput(_cross_entropy(others, scale * target, counted), stats)
+
+    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
+        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
+        del embeddings
+        return proxies.index_select(0, labels)
 
     def _scale_and_target(self, own: Tensor) -> tuple[float, Tensor]:
         match self.config:
@@ -105,15 +118,23 @@ class CurricularFaceLoss(nn.Module):
         self.register_buffer("curriculum", torch.zeros(()))
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        proxies: Tensor | None = None,
+        counted: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        check: bool = False,
     ) -> LossOutput:
-        """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine to the own class, curriculum."""
+        """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: own cosine, curriculum."""
         del generator
         if check:
             check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies)
+        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
-        curriculum = self._advance(own.detach().mean())
+        # Synthetic embeddings are no evidence of how far the training is.
+        curriculum = self._advance(own.detach().mean()) if counted is None else self.curriculum
         stats = {"proxy_similarity": own.detach().mean(), "curriculum": curriculum}
         if len(proxies) < 2:
             return LossOutput(0.0 * own.sum(), stats)
@@ -127,7 +148,12 @@ class CurricularFaceLoss(nn.Module):
             return torch.where(cosines > limit, cosines * (curriculum + cosines), cosines)
 
         others = logsumexp_of_others(embeddings, labels, proxies, scale=self.config.scale, change=harden)
-        return LossOutput(_cross_entropy(others, self.config.scale * target), stats)
+        return LossOutput(_cross_entropy(others, self.config.scale * target, counted), stats)
+
+    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
+        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
+        del embeddings
+        return proxies.index_select(0, labels)
 
     @torch.no_grad()
     def _advance(self, mean_cosine: Tensor) -> Tensor:

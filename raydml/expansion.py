@@ -1,0 +1,236 @@
+"""Spherical Embedding Expansion around any loss with proxies or on pairs: a second, weighted term on synthetic rows.
+
+L = loss(embeddings) + weight * loss(synthetic embeddings), with the same proxies (Le & Woo, PAKDD 2024, as released).
+Losses on pairs have no proxies: class prototypes take their place, the embeddings are the anchors, and the synthetic
+embeddings what they are compared with; an anchor is never compared with its own. That part is this project's own.
+
+Selection is over the gathered batch and frames come from (seed, step), so that every rank makes the same points. Shapes
+depend on the configuration alone: those of the largest fraction, with a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raydml.config import PairLoss, ProxyAnchorConfig, SeeConfig
+from raydml.config.losses import LossConfig
+from raydml.distances import inner_products
+from raydml.losses import LossOutput, References
+from raydml.losses.classes import unit_proxies
+from raydml.losses.masking import masked_mean
+from raydml.losses.memory import CrossBatchMemory
+from raydml.losses.proxy import ProxyAnchorLoss
+from raydml.see import Rim, expand_rim, expanded_fraction, has_direction, num_expanded, reflected, rim_of
+
+# Synthetic embeddings whose collisions are counted in a step: an epoch's mean over so many is sharp, and costs nothing.
+_SAMPLED = 32
+
+
+class Synthetic(NamedTuple):
+    """Synthetic embeddings of the selected ones; E of each."""
+
+    rows: Tensor
+    """(n, E, D)."""
+    source: Tensor
+    """(n,) int64, positions in the batch."""
+    labels: Tensor
+    """(n,) int64."""
+    counted: Tensor
+    """(n,) bool; the others fill the shape."""
+    cosine: Tensor
+    """(n,) cosines to the class direction."""
+
+
+class Prototypes(nn.Module):
+    """Class directions for losses without proxies: running means of embeddings, or proxies that train beside them."""
+
+    means: Tensor
+
+    def __init__(self, config: SeeConfig, *, num_classes: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.momentum = config.prototype_momentum
+        self.auxiliary: ProxyAnchorLoss | None = None
+        if config.prototypes == "auxiliary":
+            anchor = ProxyAnchorConfig(kind="proxy_anchor")
+            self.auxiliary = ProxyAnchorLoss(anchor, num_classes=num_classes, embedding_dim=embedding_dim)
+        else:
+            self.register_buffer("means", torch.zeros(num_classes, embedding_dim))
+
+    def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """What trains auxiliary proxies, and nothing else: () with a graph to them, or zero. Running means move."""
+        if self.auxiliary is not None:
+            output: LossOutput = self.auxiliary(embeddings.detach(), labels)
+            return output.value
+        self._move(embeddings.detach(), labels)
+        return embeddings.new_zeros(())
+
+    @property
+    def proxies(self) -> Tensor:
+        """(C, D), of any length."""
+        return self.means if self.auxiliary is None else self.auxiliary.proxies
+
+    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
+        """(G, D), (G,), unit prototypes -> (G, D) unit rows."""
+        del embeddings
+        return proxies.index_select(0, labels)
+
+    @torch.no_grad()
+    def _move(self, embeddings: Tensor, labels: Tensor) -> None:
+        rows = embeddings.to(self.means.dtype)
+        sums = torch.zeros_like(self.means).index_add(0, labels, rows)
+        counts = rows.new_zeros(len(self.means)).index_add(0, labels, rows.new_ones(len(rows)))[:, None]
+        batch_means = sums / counts.clamp(min=1.0)
+        # A class that was never seen starts at its first batch mean.
+        known = self.means.square().sum(1, keepdim=True) > 0
+        moved = torch.where(known, torch.lerp(batch_means, self.means, self.momentum), batch_means)
+        self.means = torch.where(counts > 0, nn.functional.normalize(moved, dim=1), self.means)
+
+
+class SphericalExpansion(nn.Module):
+    """Spherical Embedding Expansion; holds nothing but the prototypes that a loss without proxies needs."""
+
+    def __init__(
+        self, config: SeeConfig, loss: LossConfig, *, num_epochs: int, num_classes: int, embedding_dim: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_epochs = num_epochs
+        self.prototypes: Prototypes | None = None
+        if isinstance(loss, PairLoss):
+            self.prototypes = Prototypes(config, num_classes=num_classes, embedding_dim=embedding_dim)
+
+    def forward(
+        self,
+        loss: nn.Module,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        epoch: int,
+        generator: torch.Generator,
+        frames: Callable[[], torch.Generator],
+    ) -> LossOutput:
+        """(G, D) unit rows, (G,) int64 -> both terms. `frames` makes the generator of this step's frames.
+
+        Where nothing is expanded in this epoch (counted from 0), the result is the loss's own, to the bit.
+        """
+        fraction = expanded_fraction(epoch, self.num_epochs, self.config)
+        extra = None if self.prototypes is None else self.prototypes.loss(embeddings, labels)
+        count = self._count(len(labels), fraction)
+        if count == 0:
+            output: LossOutput = loss(embeddings, labels, generator=generator)
+            return output if extra is None else output._replace(value=output.value + extra)
+        proxies = unit_proxies(self._owner(loss).proxies)
+        base_norm, synthetic_norm = embeddings.new_zeros(()), embeddings.new_zeros(())
+        if self.prototypes is None:
+            output = loss(embeddings, labels, proxies=_watched(proxies, base_norm), generator=generator)
+        else:
+            output = loss(_watched(embeddings, base_norm), labels, generator=generator)
+        directions = self._owner(loss).class_directions(embeddings.detach(), labels, proxies=proxies.detach())
+        found = self._expanded(embeddings, labels, directions, count, fraction, frames())
+        if self.prototypes is None:
+            term = self._proxy_term(loss, found, _watched(proxies, synthetic_norm))
+        else:
+            term = self._pair_term(loss, _watched(embeddings, synthetic_norm), labels, found, generator)
+        value = output.value + self.config.weight * term
+        stats = {
+            "see/loss": term.detach(),
+            "see/fraction": found.counted.sum() / len(labels),
+            "see/selected": found.counted.sum(),
+            "see/selected_cosine": masked_mean(found.cosine, found.counted),
+            "see/collisions": _collisions(found, proxies.detach()),
+            "see/base_gradient": base_norm,
+            "see/gradient": synthetic_norm,
+        }
+        return LossOutput(value if extra is None else value + extra, {**output.stats, **stats})
+
+    def _owner(self, loss: nn.Module) -> Any:  # noqa: ANN401
+        """What has class directions: the loss itself, or prototypes."""
+        return loss if self.prototypes is None else self.prototypes
+
+    def _count(self, num_images: int, fraction: float) -> int:
+        """Most images that may be expanded in an epoch; a threshold leaves the number to the data."""
+        return num_images if self.config.schedule == "threshold" else num_expanded(num_images, fraction)
+
+    def _expanded(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        directions: Tensor,
+        count: int,
+        fraction: float,
+        generator: torch.Generator,
+    ) -> Synthetic:
+        rim = rim_of(embeddings, directions)
+        score = rim.cosine[:, 0]
+        if self.config.selection == "random":
+            score = torch.rand(len(labels), generator=generator, dtype=score.dtype, device=score.device)
+        order = score.argsort(descending=self.config.selection != "bottom", stable=True)
+        most = self._count(len(labels), self.config.final_fraction)
+        source = order[:most]
+        chosen = Rim(*(of_all.index_select(0, source) for of_all in rim))
+        cosine = chosen.cosine[:, 0]
+        if self.config.schedule == "threshold":
+            counted = cosine >= fraction
+        else:
+            counted = torch.arange(most, device=labels.device) < count
+        rows = expand_rim(
+            chosen,
+            self.config.num_expansions,
+            generator=generator,
+            frames=self.config.frames,
+            directions=self.config.directions,
+        )
+        if self.config.gradient == "reflect":
+            rows = reflected(embeddings.index_select(0, source), rows)
+        return Synthetic(rows, source, labels.index_select(0, source), counted & has_direction(chosen), cosine)
+
+    def _proxy_term(self, loss: nn.Module, found: Synthetic, proxies: Tensor) -> Tensor:
+        """The loss on synthetic rows alone, with the same proxies."""
+        labels, counted = (of_each.repeat_interleave(self.config.num_expansions) for of_each in found[2:4])
+        output: LossOutput = loss(found.rows.flatten(0, 1), labels, proxies=proxies, counted=counted)
+        return output.value
+
+    def _pair_term(
+        self, loss: nn.Module, embeddings: Tensor, labels: Tensor, found: Synthetic, generator: torch.Generator
+    ) -> Tensor:
+        """The loss of the embeddings against synthetic rows, but for an anchor's own."""
+        num_expansions = self.config.num_expansions
+        row_labels = found.labels.masked_fill(~found.counted, -1).repeat_interleave(num_expansions)
+        num_rows = len(row_labels)
+        columns = torch.arange(num_rows, device=labels.device).view(-1, num_expansions)
+        # One more reference, no embedding, is where the copies of anchors that were not selected lie.
+        nowhere = torch.full((len(labels), num_expansions), num_rows, device=labels.device)
+        references = References(
+            nn.functional.pad(found.rows.flatten(0, 1), (0, 0, 0, 1)),
+            nn.functional.pad(row_labels, (0, 1), value=-1),
+            nowhere.index_copy(0, found.source, columns),
+        )
+        # Synthetic embeddings never enter a memory.
+        inner = loss.loss if isinstance(loss, CrossBatchMemory) else loss
+        output: LossOutput = inner(embeddings, labels, references=references, generator=generator)
+        return output.value
+
+
+def _watched(rows: Tensor, norm: Tensor) -> Tensor:
+    """The same rows, for one term; `norm` becomes the norm of that term's gradient by them, when it is known."""
+
+    def note(gradient: Tensor) -> None:
+        norm.copy_(gradient.norm())
+
+    view = rows.view_as(rows)
+    if view.requires_grad:
+        view.register_hook(note)
+    return view
+
+
+@torch.no_grad()
+def _collisions(found: Synthetic, proxies: Tensor) -> Tensor:
+    """Share of some synthetic embeddings that are nearer to another class's direction than to their own."""
+    rows = found.rows[:_SAMPLED, 0]
+    of_classes = inner_products(rows, proxies.view(-1, proxies.shape[-1])).view(len(rows), len(proxies), -1).amax(2)
+    collides = (of_classes.argmax(1) != found.labels[:_SAMPLED]).to(rows.dtype)
+    return masked_mean(collides, found.counted[:_SAMPLED])
