@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from raydml.config import ExperimentConfig
 from raydml.data.batches import Batch
 from raydml.distributed import world_size
+from raydml.expansion import rehearse
 from raydml.losses import LossOutput
 from raydml.models import EmbeddingModel
 from raydml.objective import DataShape, Objective, StepContext, build_objective, network_input
@@ -61,6 +62,8 @@ def new_state(
     if config.training.precision == "bfloat16":
         size = shape.image_size
         require_right_bfloat16(objective.model, in_channels=shape.in_channels, image_size=size, device=device)
+    if objective.see is not None:
+        rehearse(objective.see, objective.loss, *_any_batch(config, shape, device))
     parallel: nn.Module = objective
     if world_size() > 1:
         # Buffers need no broadcast: BatchNorm is frozen or synchronised, so they are equal.
@@ -68,6 +71,15 @@ def new_state(
     return TrainingState(
         config, shape, steps_per_epoch, objective, build_optimizer(objective, config.optimizer), parallel
     )
+
+
+def _any_batch(config: ExperimentConfig, shape: DataShape, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Unit embeddings and labels as large as those of a global batch."""
+    count, dtype = config.data.batch_size, torch.float64 if config.training.precision == "float64" else torch.float32
+    generator = torch.Generator(device).manual_seed(0)
+    rows = torch.randn(count, config.model.embedding_dim, generator=generator, device=device, dtype=dtype)
+    labels = torch.arange(count, device=device) // config.data.samples_per_class % shape.num_classes
+    return nn.functional.normalize(rows, dim=1), labels
 
 
 @dataclass(frozen=True)

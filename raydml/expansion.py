@@ -10,13 +10,14 @@ depend on the configuration alone: those of the largest fraction, with a mask.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from raydml.config import PairLoss, ProxyAnchorConfig, SeeConfig
+from raydml.config import ConfigError, PairLoss, ProxyAnchorConfig, SeeConfig
 from raydml.config.losses import LossConfig
 from raydml.distances import inner_products
 from raydml.losses import LossOutput, References
@@ -151,6 +152,10 @@ class SphericalExpansion(nn.Module):
         """What has class directions: the loss itself, or prototypes."""
         return loss if self.prototypes is None else self.prototypes
 
+    def largest_count(self, num_images: int) -> int:
+        """Images that are expanded in the end, whose shapes every expansion has."""
+        return self._count(num_images, self.config.final_fraction)
+
     def _count(self, num_images: int, fraction: float) -> int:
         """Most images that may be expanded in an epoch; a threshold leaves the number to the data."""
         return num_images if self.config.schedule == "threshold" else num_expanded(num_images, fraction)
@@ -169,7 +174,7 @@ class SphericalExpansion(nn.Module):
         if self.config.selection == "random":
             score = torch.rand(len(labels), generator=generator, dtype=score.dtype, device=score.device)
         order = score.argsort(descending=self.config.selection != "bottom", stable=True)
-        most = self._count(len(labels), self.config.final_fraction)
+        most = self.largest_count(len(labels))
         source = order[:most]
         chosen = Rim(*(of_all.index_select(0, source) for of_all in rim))
         cosine = chosen.cosine[:, 0]
@@ -213,6 +218,27 @@ class SphericalExpansion(nn.Module):
         inner = loss.loss if isinstance(loss, CrossBatchMemory) else loss
         output: LossOutput = inner(embeddings, labels, references=references, generator=generator)
         return output.value
+
+
+def rehearse(see: SphericalExpansion, loss: nn.Module, embeddings: Tensor, labels: Tensor) -> None:
+    """Both terms at their largest, forward and backward, on copies and any (G, D) rows.
+
+    Expansions begin epochs into a training, and what does not fit into memory then has to fail before it. Raises
+    ConfigError.
+    """
+    see, loss = copy.deepcopy(see), copy.deepcopy(loss)
+    generator = torch.Generator(embeddings.device)
+    try:
+        rows = embeddings.requires_grad_()
+        output = see(loss, rows, labels, epoch=see.num_epochs, generator=generator, frames=lambda: generator)
+        output.value.backward()
+    except torch.OutOfMemoryError as error:
+        count = see.largest_count(len(labels))
+        raise ConfigError(
+            f"see.num_expansions: {see.config.num_expansions} expansions of {count} of {len(labels)} embeddings do not "
+            f"fit into the memory of {embeddings.device}; lower see.final_fraction, see.num_expansions or "
+            "data.batch_size"
+        ) from error
 
 
 def _watched(rows: Tensor, norm: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from raydml.config import ConfigError, ExperimentConfig, parse, replace_at
 from raydml.data.batches import Batch
 from raydml.epoch import TrainingState, new_state, train_epoch
+from raydml.expansion import SphericalExpansion
 from raydml.objective import DataShape, Objective, StepContext, build_objective
 from tests.expansion_cases import STAND_ALONE
 
@@ -228,3 +230,36 @@ def test_losses_without_class_directions_are_refused(kind: str) -> None:
         parse({"loss": fields, "see": {"num_expansions": 2}})
     assert "\n" not in str(caught.value)
     parse({"loss": fields, "see": {"num_expansions": 0}})
+
+
+@pytest.mark.parametrize("kind", ["proxy_anchor", "margin", "curricularface"])
+def test_the_largest_expansion_is_rehearsed_before_the_first_step(
+    kind: str, config: ExperimentConfig, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves no trace: neither in weights and prototypes nor in the global generator."""
+    seen: list[int] = []
+    expand = SphericalExpansion._expanded
+
+    def watched(self: SphericalExpansion, *args: Any) -> Any:  # noqa: ANN401
+        found = expand(self, *args)
+        seen.append(len(found.rows))
+        return found
+
+    monkeypatch.setattr(SphericalExpansion, "_expanded", watched)
+    config, random_state = changed(config, loss__kind=kind, see=SEE), torch.get_rng_state()
+    state = new_state(config, SHAPE, steps_per_epoch=1, device=device)
+    assert seen == [round(0.8 * config.data.batch_size)]
+    assert torch.equal(torch.get_rng_state(), random_state)
+    untouched = build_objective(config, SHAPE).to(device).state_dict()
+    assert all(torch.equal(value, untouched[name]) for name, value in state.objective.state_dict().items())
+
+
+def test_what_does_not_fit_is_told_before_the_first_step(
+    config: ExperimentConfig, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(SphericalExpansion, "forward", full)
+    with pytest.raises(ConfigError, match=r"^see.num_expansions: 4 expansions of 13 of 16 embeddings do not fit into"):
+        new_state(changed(config, see=SEE), SHAPE, steps_per_epoch=1, device=device)

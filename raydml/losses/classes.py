@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from raydml.distances import cosine, full_precision
+from raydml.distances import cosine, full_precision, outside_autocast
 from raydml.losses.masking import masked_mean
 
 # Entries of one matrix of embeddings x rows of classes; 256 MiB in float32. Beyond it classes come in chunks,
 # recomputed in the backward pass, so that memory does not grow with them.
 _LARGEST = 2**26
+# The exponent of a row that does not count: its exponential is zero beside any other.
+_ABSENT = -1e9
 
 
 class SomeClasses(NamedTuple):
@@ -47,15 +49,14 @@ class SomeClasses(NamedTuple):
     def logsumexp_of_other_rows(self, logits: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
         """(G, c), (G,) bool -> (c,) over counted rows of other classes, and where there is one. Overwrites the logits.
 
-        A class without others has an arbitrary finite number with zero gradient.
+        Rows that do not count must be far below the others (`counted_products`). A class without others has an
+        arbitrary finite number with zero gradient.
         """
         column, inside = self.own()
         weight = torch.ones_like(self.labels) if counted is None else counted.long()
         own = weight if inside is None else weight * inside[:, 0]
         num_own = weight.new_zeros(len(self.proxies)).index_add(0, column[:, 0], own)
         has_others = num_own < weight.sum()
-        if counted is not None:
-            logits = logits.masked_fill_((~counted & counted.any())[:, None], -torch.inf)
         filler = torch.where(has_others.index_select(0, column[:, 0])[:, None], -torch.inf, 0.0).to(logits.dtype)
         if inside is not None:
             filler = torch.where(inside, filler, logits.gather(1, column))
@@ -83,6 +84,18 @@ def parts_over_classes(
         parts.append(part)
         first += len(chunk)
     return parts
+
+
+def counted_products(rows: Tensor, proxies: Tensor, counted: Tensor | None) -> Tensor:
+    """(G, D), (c, D), (G,) bool -> (G, c) inner products; those of rows that do not count are beyond any exponent.
+
+    The product itself adds the offset: masks would be two more passes over (G, c).
+    """
+    if counted is None:
+        return cosine(rows, proxies)
+    offset = torch.where(counted, 0.0, _ABSENT).to(rows.dtype)[:, None]
+    with outside_autocast(rows.device):
+        return torch.addmm(offset, rows, proxies.T)
 
 
 def mean_of_counted(terms: Tensor, counted: Tensor | None) -> Tensor:

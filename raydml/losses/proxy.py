@@ -16,6 +16,7 @@ from raydml.config import ProxyAnchorConfig, ProxyNCAConfig, SoftTripleConfig
 from raydml.distances import cosine, full_precision, inner_products
 from raydml.losses.classes import (
     SomeClasses,
+    counted_products,
     logsumexp_of_others,
     mean_of_counted,
     own_class,
@@ -124,7 +125,7 @@ class ProxyAnchorLoss(nn.Module):
 
     def _push(self, embeddings: Tensor, classes: SomeClasses, *, counted: Tensor | None) -> Tensor:
         """(c,), one term for each class that comes in."""
-        logits = cosine(self.config.scale * full_precision(embeddings), classes.proxies)
+        logits = counted_products(self.config.scale * full_precision(embeddings), classes.proxies, counted)
         per_class, has_others = classes.logsumexp_of_other_rows(logits, counted)
         return torch.where(has_others, softplus(per_class + self.config.scale * self.config.margin), 0.0)
 
