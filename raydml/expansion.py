@@ -85,9 +85,8 @@ class Prototypes(nn.Module):
         sums = torch.zeros_like(self.means).index_add(0, labels, rows)
         counts = rows.new_zeros(len(self.means)).index_add(0, labels, rows.new_ones(len(rows)))[:, None]
         batch_means = sums / counts.clamp(min=1.0)
-        # A class that was never seen starts at its first batch mean.
-        known = self.means.square().sum(1, keepdim=True) > 0
-        moved = torch.where(known, torch.lerp(batch_means, self.means, self.momentum), batch_means)
+        # A class that was never seen, and has a mean of zero, starts at the direction of its first batch mean.
+        moved = torch.lerp(batch_means, self.means, self.momentum)
         self.means = torch.where(counts > 0, nn.functional.normalize(moved, dim=1), self.means)
 
 
@@ -116,7 +115,8 @@ class SphericalExpansion(nn.Module):
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> both terms. `frames` makes the generator of this step's frames.
 
-        Where nothing is expanded in this epoch (counted from 0), the result is the loss's own, to the bit.
+        Where nothing is expanded in this epoch (counted from 0), embeddings and loss have the gradients of the loss
+        alone, to the bit; so is the value, but for what trains auxiliary prototypes.
         """
         fraction = expanded_fraction(epoch, self.num_epochs, self.config)
         extra = None if self.prototypes is None else self.prototypes.loss(embeddings, labels)

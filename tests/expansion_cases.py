@@ -112,7 +112,7 @@ def run_step(
         for name, p in module.named_parameters()
         if p.grad is not None
     }
-    return Step(output, leaf.grad, found)
+    return Step(output._replace(value=output.value.detach()), leaf.grad, found)
 
 
 class Chosen(NamedTuple):

@@ -15,6 +15,7 @@ from raydml.data.batches import Batch
 from raydml.epoch import TrainingState, new_state, train_epoch
 from raydml.expansion import SphericalExpansion
 from raydml.objective import DataShape, Objective, StepContext, build_objective
+from raydml.seeds import Purpose, derive
 from tests.expansion_cases import STAND_ALONE
 
 SHAPE = DataShape(num_classes=6, in_channels=1, image_size=16, mean=(0.5,), std=(0.25,))
@@ -113,13 +114,18 @@ def test_weights_and_embeddings_are_those_without(config: ExperimentConfig, devi
 
 
 def test_the_same_seed_and_step_give_the_same_points(config: ExperimentConfig, device: torch.device) -> None:
-    """I19: and another step or seed others."""
+    """I19: and another step or seed others. Frames have a stream of their own, so that no loss's draws move with it."""
     objective = build_objective(changed(config, see=SEE), SHAPE).to(device)
     images, labels = batch_of(16, device)
     contexts = (LATE, LATE, replace(LATE, step=8), replace(LATE, seed=1))
     found = [float(objective(images, labels, context=c).stats["see/loss"]) for c in contexts]
     assert found[0] == found[1]
     assert len({*found}) == 3
+    assert objective.see is not None
+    rows, frames = objective.model(images), torch.Generator(device)
+    frames.manual_seed(derive(Purpose.FRAMES, 0, 7))
+    output = objective.see(objective.loss, rows, labels, epoch=2, generator=frames, frames=lambda: frames)
+    assert float(output.stats["see/loss"]) == found[0]
 
 
 def epochs(state: TrainingState, device: torch.device, *, until: int) -> list[dict[str, float]]:
