@@ -21,7 +21,7 @@ from raydml.config import ConfigError, PairLoss, ProxyAnchorConfig, SeeConfig
 from raydml.config.losses import LossConfig
 from raydml.distances import inner_products
 from raydml.losses import LossOutput, References
-from raydml.losses.classes import unit_proxies
+from raydml.losses.classes import class_directions, unit_proxies
 from raydml.losses.masking import masked_mean
 from raydml.losses.memory import CrossBatchMemory
 from raydml.losses.proxy import ProxyAnchorLoss
@@ -74,11 +74,6 @@ class Prototypes(nn.Module):
         """(C, D), of any length."""
         return self.means if self.auxiliary is None else self.auxiliary.proxies
 
-    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
-        """(G, D), (G,), unit prototypes -> (G, D) unit rows."""
-        del embeddings
-        return proxies.index_select(0, labels)
-
     @torch.no_grad()
     def _move(self, embeddings: Tensor, labels: Tensor) -> None:
         rows = embeddings.to(self.means.dtype)
@@ -124,13 +119,14 @@ class SphericalExpansion(nn.Module):
         if count == 0:
             output: LossOutput = loss(embeddings, labels, generator=generator)
             return output if extra is None else output._replace(value=output.value + extra)
-        proxies = unit_proxies(self._owner(loss).proxies)
+        owner: Any = loss if self.prototypes is None else self.prototypes
+        proxies = unit_proxies(owner.proxies)
         base_norm, synthetic_norm = embeddings.new_zeros(()), embeddings.new_zeros(())
         if self.prototypes is None:
             output = loss(embeddings, labels, proxies=_watched(proxies, base_norm), generator=generator)
         else:
             output = loss(_watched(embeddings, base_norm), labels, generator=generator)
-        directions = self._owner(loss).class_directions(embeddings.detach(), labels, proxies=proxies.detach())
+        directions = class_directions(embeddings.detach(), labels, proxies.detach())
         found = self._expanded(embeddings, labels, directions, count, fraction, frames())
         if self.prototypes is None:
             term = self._proxy_term(loss, found, _watched(proxies, synthetic_norm))
@@ -147,10 +143,6 @@ class SphericalExpansion(nn.Module):
             "see/gradient": synthetic_norm,
         }
         return LossOutput(value if extra is None else value + extra, {**output.stats, **stats})
-
-    def _owner(self, loss: nn.Module) -> Any:  # noqa: ANN401
-        """What has class directions: the loss itself, or prototypes."""
-        return loss if self.prototypes is None else self.prototypes
 
     def largest_count(self, num_images: int) -> int:
         """Images that are expanded in the end, whose shapes every expansion has."""

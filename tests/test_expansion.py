@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -55,11 +54,6 @@ class Seen(nn.Module):
             self.rows, self.labels = embeddings[counted], labels[counted]
         output: LossOutput = self.loss(embeddings, labels, **options)
         return output
-
-    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
-        inner: Any = self.loss
-        directions: Tensor = inner.class_directions(embeddings, labels, proxies=proxies)
-        return directions
 
 
 def sources(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raydml.losses import LossOutput, References
+from raydml.losses.classes import class_directions
 from raydml.losses.memory import CrossBatchMemory
 from tests import loss_oracles as oracle
 from tests import pair_oracles as loops
@@ -126,8 +127,7 @@ def test_of_several_centres_the_nearest_is_the_direction(device: torch.device) -
     loss, see = loss_of(fields, device, dim=2), see_of(fields, see_config(num_expansions=1), device, dim=2)
     loss.proxies = nn.Parameter(torch.eye(2, dtype=torch.float64, device=device).repeat(NUM_CLASSES, 1, 1))
     rows = loops.plane([80.0], device)
-    inner: Any = loss
-    directions = inner.class_directions(rows, torch.tensor([0], device=device), proxies=proxies_of(loss))
+    directions = class_directions(rows, torch.tensor([0], device=device), proxies_of(loss))
     torch.testing.assert_close(directions, loops.plane([90.0], device), atol=1e-15, rtol=0.0)
     found = run_step(loss, see, rows.repeat(2, 1), torch.zeros(2, dtype=torch.int64, device=device))
     assert found.stat("selected_cosine") == pytest.approx(float(rows[0, 1]), rel=1e-12)

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from raydml.config import RecallAtKConfig, SmoothAPConfig, parse
 from raydml.losses import build_loss
-from raydml.losses.ranking import RecallAtKLoss, SmoothAPLoss
+from raydml.losses.ranking import RankingLoss
 from tests import loss_oracles as oracle
 
-_Loss = RecallAtKLoss | SmoothAPLoss
 _CONFIGS: dict[str, dict[str, object]] = {
     "recall": {"kind": "recall_at_k", "temperature": 0.1},
     "one rank": {"kind": "recall_at_k", "ranks": [3], "temperature": 0.3, "rank_temperature": 0.2},
@@ -31,9 +30,9 @@ _LAYOUTS: dict[str, list[int]] = {
 }
 
 
-def _build(fields: dict[str, object], device: torch.device, max_positives: int | None = None) -> _Loss:
+def _build(fields: dict[str, object], device: torch.device, max_positives: int | None = None) -> RankingLoss:
     loss = build_loss(parse({"loss": fields}).loss, num_classes=1, embedding_dim=1, max_positives=max_positives)
-    assert isinstance(loss, _Loss)
+    assert isinstance(loss, RankingLoss)
     return loss.to(device).double()
 
 
@@ -66,7 +65,7 @@ def _smooth_ap(x: Tensor, names: Sequence[int], temperature: float, *, with_quer
     return oracle.mean(per_query, x)
 
 
-def _loop(loss: _Loss, names: list[int]) -> Callable[[Tensor], Tensor]:
+def _loop(loss: RankingLoss, names: list[int]) -> Callable[[Tensor], Tensor]:
     match loss.config:
         case RecallAtKConfig() as config:
             return lambda x: _recall_at_k(x, names, config)

@@ -55,7 +55,7 @@ from raydml.losses.memory import CrossBatchMemory
 from raydml.losses.output import LossOutput, check_batch
 from raydml.losses.pair import ContrastiveLoss, MarginLoss, TripletLoss
 from raydml.losses.proxy import ProxyAnchorLoss, ProxyNCALoss, SoftTripleLoss
-from raydml.losses.ranking import RecallAtKLoss, SmoothAPLoss
+from raydml.losses.ranking import RankingLoss
 from raydml.losses.softmax import CurricularFaceLoss, MarginSoftmaxLoss
 from raydml.losses.structured import AngularLoss, HistogramLoss, LiftedStructureLoss
 
@@ -76,10 +76,8 @@ def build_loss(
             loss = _pair_loss(config, num_classes=num_classes, embedding_dim=embedding_dim, max_positives=max_positives)
             memory = config.memory
             return loss if memory.size == 0 else CrossBatchMemory(loss, memory, embedding_dim=embedding_dim)
-        case RecallAtKConfig():
-            return RecallAtKLoss(config, max_positives=max_positives)
-        case SmoothAPConfig():
-            return SmoothAPLoss(config, max_positives=max_positives)
+        case RecallAtKConfig() | SmoothAPConfig():
+            return RankingLoss(config, max_positives=max_positives)
         case ProxyNCAConfig():
             return ProxyNCALoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
         case ProxyAnchorConfig():

@@ -68,6 +68,15 @@ def unit_proxies(proxies: Tensor) -> Tensor:
     return torch.nn.functional.normalize(full_precision(proxies), dim=-1)
 
 
+def class_directions(embeddings: Tensor, labels: Tensor, proxies: Tensor) -> Tensor:
+    """(G, D), (G,), unit (C, D) or (C, K, D) -> (G, D): the proxy of each class, of several the nearest."""
+    own = proxies.index_select(0, labels)
+    if proxies.ndim == 2:
+        return own
+    nearest = (own * full_precision(embeddings)[:, None, :]).sum(2).argmax(1)
+    return own.gather(1, nearest[:, None, None].expand(-1, 1, own.shape[2])).squeeze(1)
+
+
 def parts_over_classes(
     function: Callable[[Tensor, SomeClasses], Tensor], embeddings: Tensor, labels: Tensor, proxies: Tensor
 ) -> list[Tensor]:

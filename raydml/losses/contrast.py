@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from raydml.config import CircleConfig, MultiSimilarityConfig, NPairConfig, NTXentConfig, SupConConfig
 from raydml.distances import cosine
+from raydml.losses.calling import on_pairs
 from raydml.losses.masking import (
     Pairs,
     References,
@@ -19,7 +20,7 @@ from raydml.losses.masking import (
     reference_rows,
     softplus,
 )
-from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.output import LossOutput
 
 
 def _cosines(embeddings: Tensor, labels: Tensor, references: References | None) -> tuple[Tensor, Pairs]:
@@ -37,19 +38,9 @@ class NPairLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine of positive pairs."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         similarity, pairs = _cosines(embeddings, labels, references)
         share = _class_sizes(labels if references is None else references.labels).to(similarity.dtype).log()
         value = _per_positive(self.config.scale * similarity, pairs, negative_offset=-share)
@@ -80,19 +71,9 @@ class NTXentLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine of positive pairs."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         similarity, pairs = _cosines(embeddings, labels, references)
         value = _per_positive(similarity / self.config.temperature, pairs)
         return LossOutput(value, {"positive_cosine": masked_mean(similarity.detach(), pairs.positive)})
@@ -108,19 +89,9 @@ class SupConLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine of positive pairs."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         similarity, pairs = _cosines(embeddings, labels, references)
         logits = similarity / self.config.temperature
         everything, _ = masked_logsumexp(logits, pairs.positive | pairs.negative, dim=1)
@@ -142,19 +113,9 @@ class MultiSimilarityLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: shares of pairs that the miner keeps."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         similarity, pairs = _cosines(embeddings, labels, references)
         kept = pairs if self.config.epsilon is None else _hard_pairs(similarity.detach(), pairs, self.config.epsilon)
         alpha, beta, base = self.config.alpha, self.config.beta, self.config.base
@@ -192,19 +153,9 @@ class CircleLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: cosine of positive pairs."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         similarity, pairs = _cosines(embeddings, labels, references)
         margin, scale, constant = self.config.margin, self.config.scale, similarity.detach()
         pull = -scale * (1.0 + margin - constant).relu() * (similarity - (1.0 - margin))

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from raydml.config import DiscriminateConfig
 from raydml.distances import cosine, euclidean, squared_euclidean
+from raydml.losses.calling import on_pairs
 from raydml.losses.masking import Pairs, References, masked_logsumexp, masked_mean, pairs_of, reference_rows, softplus
-from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.output import LossOutput
 
 
 class DiscriminateLoss(nn.Module):
@@ -31,19 +32,9 @@ class DiscriminateLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: share of strictly separated anchors."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         similarity = self._similarity(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
         by_anchor = self.config.scope == "anchor"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raydml.config import ContrastiveConfig, MarginConfig, TripletConfig
 from raydml.distances import euclidean
+from raydml.losses.calling import on_pairs
 from raydml.losses.masking import Pairs, References, masked_mean, pairs_of, reference_rows
 from raydml.losses.mining import sample_negatives
 from raydml.losses.output import LossOutput, check_batch
@@ -29,19 +30,9 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: shares of pairs that still cost."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         distance = euclidean(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
         pull, push = distance - self.config.positive_margin, self.config.negative_margin - distance
@@ -69,19 +60,9 @@ class TripletLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: share of triplets that still cost."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         distance = euclidean(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
         if self.config.mining == "hardest":

@@ -1,8 +1,6 @@
 """Losses that compare embeddings with learned proxies: Proxy-NCA, Proxy-Anchor, SoftTriple.
 
-Proxies are rows of any length; only their directions count. Besides what every loss takes, a loss with proxies takes
-`proxies`, its own scaled to unit length where they are known already, and `counted` (G,) bool, the rows that count:
-then they are no images, and nothing that remembers images moves.
+Proxies are rows of any length; only their directions count.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from raydml.config import ProxyAnchorConfig, ProxyNCAConfig, SoftTripleConfig
 from raydml.distances import cosine, full_precision, inner_products
+from raydml.losses.calling import on_proxies
 from raydml.losses.classes import (
     SomeClasses,
     counted_products,
@@ -21,10 +20,9 @@ from raydml.losses.classes import (
     mean_of_counted,
     own_class,
     parts_over_classes,
-    unit_proxies,
 )
 from raydml.losses.masking import masked_mean, softplus
-from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.output import LossOutput
 
 
 class ProxyNCALoss(nn.Module):
@@ -40,21 +38,9 @@ class ProxyNCALoss(nn.Module):
         self.config = config
         self.proxies = nn.Parameter(torch.randn(num_classes, embedding_dim) / 8.0)
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        proxies: Tensor | None = None,
-        counted: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_proxies
+    def forward(self, embeddings: Tensor, labels: Tensor, proxies: Tensor, counted: Tensor | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: cosine to the own proxy."""
-        del generator
-        if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
         stats = {"proxy_similarity": own.detach().mean()}
         if len(proxies) < 2:
@@ -63,11 +49,6 @@ class ProxyNCALoss(nn.Module):
         gap = logsumexp_of_others(embeddings, labels, proxies, scale=scale) - scale * own
         terms = softplus(gap) if self.config.form == "plus_plus" else gap
         return LossOutput(mean_of_counted(terms, counted), stats)
-
-    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
-        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
-        del embeddings
-        return proxies.index_select(0, labels)
 
 
 class ProxyAnchorLoss(nn.Module):
@@ -84,29 +65,12 @@ class ProxyAnchorLoss(nn.Module):
         self.proxies = nn.Parameter(torch.empty(num_classes, embedding_dim))
         nn.init.kaiming_normal_(self.proxies, mode="fan_out")
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        proxies: Tensor | None = None,
-        counted: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_proxies
+    def forward(self, embeddings: Tensor, labels: Tensor, proxies: Tensor, counted: Tensor | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: cosine to the own proxy."""
-        del generator
-        if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
         push = torch.cat(parts_over_classes(partial(self._push, counted=counted), embeddings, labels, proxies)).mean()
         return LossOutput(self._pull(own, labels, counted) + push, {"proxy_similarity": own.detach().mean()})
-
-    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
-        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
-        del embeddings
-        return proxies.index_select(0, labels)
 
     def _pull(self, own: Tensor, labels: Tensor, counted: Tensor | None) -> Tensor:
         """Mean over the classes present."""
@@ -146,21 +110,9 @@ class SoftTripleLoss(nn.Module):
         bound = (num_classes * config.centers_per_class) ** -0.5
         nn.init.uniform_(self.proxies, -bound, bound)
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        proxies: Tensor | None = None,
-        counted: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_proxies
+    def forward(self, embeddings: Tensor, labels: Tensor, proxies: Tensor, counted: Tensor | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: similarity to the own class."""
-        del generator
-        if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         parts = parts_over_classes(self._part, embeddings, labels, proxies)
         others, own = parts[0] if len(parts) == 1 else _combined(torch.stack(parts))
         # Of the centres, and so counted with the images.
@@ -171,12 +123,6 @@ class SoftTripleLoss(nn.Module):
         else:
             value = value + 0.0 * own.sum()
         return LossOutput(value, {"class_similarity": own.detach().mean()})
-
-    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
-        """(G, D), (G,), unit proxies -> (G, D) unit rows: of each class the centre nearest to the embedding."""
-        centres = proxies.index_select(0, labels)
-        nearest = (centres * full_precision(embeddings)[:, None, :]).sum(2).argmax(1)
-        return centres.gather(1, nearest[:, None, None].expand(-1, 1, centres.shape[2])).squeeze(1)
 
     def _part(self, embeddings: Tensor, classes: SomeClasses) -> Tensor:
         """(2, G), of the classes that come in: log-sum-exp over the others, and the own similarity or 0."""

@@ -7,7 +7,7 @@ because queries of large batches come in blocks, recomputed in the backward pass
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from raydml.config import RecallAtKConfig, SmoothAPConfig
 from raydml.distances import cosine
+from raydml.losses.calling import on_batch
 from raydml.losses.masking import Positives, masked_mean, pairs_of, positives_of
-from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.output import LossOutput
 
 
 class _Ranks(NamedTuple):
@@ -56,76 +57,46 @@ def _num_nearer(gallery: Tensor, own: Tensor, temperature: float) -> Tensor:
     return torch.cat([checkpoint(of_block, *block, use_reentrant=False) for block in blocks])
 
 
-class RecallAtKLoss(nn.Module):
-    """Recall@k surrogate (Patel, Tolias, Matas 2022).
+class RankingLoss(nn.Module):
+    """Recall@k surrogate (Patel, Tolias, Matas 2022) or Smooth-AP (Brown, Xie, Kalogeiton, Zisserman 2020, eq. 6).
 
-    1 - mean over ranks k and queries with a positive of (1 / |P_q|) sum_p s((k - r_qp) / T'), the soft share of a
-    query's positives among its k nearest. As s(0) = 1/2, a positive exactly at rank k counts half. The authors' release
-    differs from this formula of their paper: it divides by min(k, |P_q|) and keeps the query in its own gallery.
+    1 - mean over queries with a positive of (1 / |P_q|) sum_p of, for the recall, the mean over ranks k of
+    s((k - r_qp) / T'), the soft share of a query's positives among its k nearest; for the average precision, (rank
+    among the positives) / (rank among all), both soft.
+
+    As s(0) = 1/2, a positive exactly at rank k counts half. The release of Recall@k differs from the formula of its
+    paper: it divides by min(k, |P_q|) and keeps the query in its own gallery. Here the query is neither its own
+    positive nor in its own gallery, as in an evaluation.
     """
 
     ranks: Tensor
 
-    def __init__(self, config: RecallAtKConfig, *, max_positives: int | None = None) -> None:
+    def __init__(self, config: RecallAtKConfig | SmoothAPConfig, *, max_positives: int | None = None) -> None:
         """`max_positives` bounds the positives of a query; None asks the device in every step."""
         super().__init__()
         self.config = config
         self.max_positives = max_positives
-        ranks = torch.tensor(config.ranks, dtype=torch.float32).view(-1, 1, 1)
-        self.register_buffer("ranks", ranks, persistent=False)
+        if isinstance(config, RecallAtKConfig):
+            ranks = torch.tensor(config.ranks, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer("ranks", ranks, persistent=False)
 
-    def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
-    ) -> LossOutput:
+    @on_batch
+    def forward(self, embeddings: Tensor, labels: Tensor) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput, NaN where a query has more than `max_positives`.
 
         Deterministic; stats: mean soft rank of a positive.
         """
-        del generator
-        if check:
-            check_batch(embeddings, labels)
-        ranks = _soft_ranks(embeddings, labels, self.config.temperature, self.max_positives)
-        recall = ((self.ranks - ranks.overall) / self.config.rank_temperature).sigmoid().mean(0)
-        value, has_positive = _mean_over_positives(recall, ranks)
-        mean_rank = masked_mean(ranks.overall.detach(), ranks.positives.present)
-        return LossOutput(_one_minus(value, has_positive) + ranks.positives.poison, {"positive_rank": mean_rank})
-
-
-class SmoothAPLoss(nn.Module):
-    """Smooth-AP (Brown, Xie, Kalogeiton, Zisserman 2020, eq. 6).
-
-    1 - mean over queries with a positive of (1 / |P_q|) sum_p (rank among the positives) / (rank among all), both soft.
-    The query is neither its own positive nor in its own gallery, as in an evaluation.
-    """
-
-    def __init__(self, config: SmoothAPConfig, *, max_positives: int | None = None) -> None:
-        """`max_positives` bounds the positives of a query; None asks the device in every step."""
-        super().__init__()
-        self.config = config
-        self.max_positives = max_positives
-
-    def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
-    ) -> LossOutput:
-        """(G, D) unit rows, (G,) int64 -> LossOutput, NaN where a query has more than `max_positives`.
-
-        Deterministic; stats: mean soft rank of a positive.
-        """
-        del generator
-        if check:
-            check_batch(embeddings, labels)
-        ranks = _soft_ranks(embeddings, labels, self.config.temperature, self.max_positives)
-        value, has_positive = _mean_over_positives(ranks.among_positives / ranks.overall, ranks)
-        mean_rank = masked_mean(ranks.overall.detach(), ranks.positives.present)
-        return LossOutput(_one_minus(value, has_positive) + ranks.positives.poison, {"positive_rank": mean_rank})
-
-
-def _mean_over_positives(terms: Tensor, ranks: _Ranks) -> tuple[Tensor, Tensor]:
-    """(G, P) -> (G,) means over a query's positives, and the queries that have one."""
-    count = ranks.positives.present.sum(1)
-    return torch.where(ranks.positives.present, terms, 0.0).sum(1) / count.clamp(min=1), count > 0
-
-
-def _one_minus(per_query: Tensor, has_positive: Tensor) -> Tensor:
-    """Zero where no query has a positive: there is nothing to lose."""
-    return masked_mean(1.0 - per_query, has_positive)
+        found = _soft_ranks(embeddings, labels, self.config.temperature, self.max_positives)
+        match self.config:
+            case RecallAtKConfig(rank_temperature=temperature):
+                terms = ((self.ranks - found.overall) / temperature).sigmoid().mean(0)
+            case SmoothAPConfig():
+                terms = found.among_positives / found.overall
+            case _:
+                assert_never(self.config)
+        present = found.positives.present
+        num_positives = present.sum(1)
+        per_query = torch.where(present, terms, 0.0).sum(1) / num_positives.clamp(min=1)
+        # Zero where no query has a positive: there is nothing to lose.
+        value = masked_mean(1.0 - per_query, num_positives > 0) + found.positives.poison
+        return LossOutput(value, {"positive_rank": masked_mean(found.overall.detach(), present)})

@@ -2,7 +2,6 @@
 
 All are the mean over images of softplus(LSE_{j != y}(g c_j) - g t(c_y)), which is the cross-entropy, with c the cosines
 to the weights, g the scale and t the margin's change of the own cosine. Weights start uniform in +-1 / sqrt(D).
-`proxies` and `counted` are as in `raydml.losses.proxy`.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from raydml.config import ArcFaceConfig, CosFaceConfig, CurricularFaceConfig, NormalisedSoftmaxConfig
-from raydml.losses.classes import logsumexp_of_others, mean_of_counted, own_class, unit_proxies
+from raydml.losses.calling import on_proxies
+from raydml.losses.classes import logsumexp_of_others, mean_of_counted, own_class
 from raydml.losses.masking import softplus
-from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.output import LossOutput
 
 
 def _uniform(num_classes: int, embedding_dim: int) -> nn.Parameter:
@@ -61,21 +61,9 @@ class MarginSoftmaxLoss(nn.Module):
         self.config = config
         self.proxies = _uniform(num_classes, embedding_dim)
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        proxies: Tensor | None = None,
-        counted: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_proxies
+    def forward(self, embeddings: Tensor, labels: Tensor, proxies: Tensor, counted: Tensor | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: cosine to the own class."""
-        del generator
-        if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
         stats = {"proxy_similarity": own.detach().mean()}
         if len(proxies) < 2:
@@ -83,11 +71,6 @@ class MarginSoftmaxLoss(nn.Module):
         scale, target = self._scale_and_target(own)
         others = logsumexp_of_others(embeddings, labels, proxies, scale=scale)
         return LossOutput(_cross_entropy(others, scale * target, counted), stats)
-
-    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
-        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
-        del embeddings
-        return proxies.index_select(0, labels)
 
     def _scale_and_target(self, own: Tensor) -> tuple[float, Tensor]:
         match self.config:
@@ -117,21 +100,9 @@ class CurricularFaceLoss(nn.Module):
         self.proxies = _uniform(num_classes, embedding_dim)
         self.register_buffer("curriculum", torch.zeros(()))
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        proxies: Tensor | None = None,
-        counted: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_proxies
+    def forward(self, embeddings: Tensor, labels: Tensor, proxies: Tensor, counted: Tensor | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: own cosine, curriculum."""
-        del generator
-        if check:
-            check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
-        proxies = unit_proxies(self.proxies) if proxies is None else proxies
         own = own_class(embeddings, labels, proxies)
         # Synthetic embeddings are no evidence of how far the training is.
         curriculum = self._advance(own.detach().mean()) if counted is None else self.curriculum
@@ -149,11 +120,6 @@ class CurricularFaceLoss(nn.Module):
 
         others = logsumexp_of_others(embeddings, labels, proxies, scale=self.config.scale, change=harden)
         return LossOutput(_cross_entropy(others, self.config.scale * target, counted), stats)
-
-    def class_directions(self, embeddings: Tensor, labels: Tensor, *, proxies: Tensor) -> Tensor:
-        """(G, D), (G,), unit proxies -> (G, D) unit rows: what the embeddings of each class gather around."""
-        del embeddings
-        return proxies.index_select(0, labels)
 
     @torch.no_grad()
     def _advance(self, mean_cosine: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from raydml.config import AngularConfig, HistogramConfig, LiftedStructureConfig
 from raydml.distances import cosine, euclidean, inner_products
+from raydml.losses.calling import on_pairs
 from raydml.losses.masking import (
     Pairs,
     References,
@@ -20,7 +21,7 @@ from raydml.losses.masking import (
     softplus,
     some,
 )
-from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.output import LossOutput
 
 
 class LiftedStructureLoss(nn.Module):
@@ -35,19 +36,9 @@ class LiftedStructureLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: share of hinges that still cost."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         distance = euclidean(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
         near, has_negative = masked_logsumexp(self.config.margin - distance, pairs.negative, dim=1)
@@ -86,22 +77,12 @@ class AngularLoss(nn.Module):
         self.config = config
         self.max_positives = max_positives
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput, NaN where an anchor has more than `max_positives`.
 
         Deterministic; stats: cosine of positive pairs.
         """
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         tangent2 = math.tan(math.radians(self.config.angle_deg)) ** 2
         within = pairs_of(labels)
         similarity = cosine(embeddings, embeddings)
@@ -147,19 +128,9 @@ class HistogramLoss(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        *,
-        references: References | None = None,
-        generator: torch.Generator | None = None,
-        check: bool = False,
-    ) -> LossOutput:
+    @on_pairs
+    def forward(self, embeddings: Tensor, labels: Tensor, references: References | None) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Deterministic; stats: mean cosines of both kinds of pairs."""
-        del generator
-        if check:
-            check_batch(embeddings, labels)
         similarity = cosine(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
         place = (similarity.clamp(-1.0, 1.0) + 1.0) * (0.5 * self.config.num_bins)
