@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydml.config import ExperimentConfig, parse
+from raydml.config import ExperimentConfig, parse, replace_at
 
 # Tests start many processes on few cores: one thread each, and nothing phones home.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,3 +54,10 @@ def tiny_experiment(cache: Path) -> ExperimentConfig:
             "training": {"num_epochs": 3, "steps_per_epoch": 3},
         }
     )
+
+
+def changed(config: ExperimentConfig, **values: object) -> ExperimentConfig:
+    """A configuration with other values; `loss__kind` is the path `loss.kind`."""
+    for path, value in values.items():
+        config = replace_at(config, path.replace("__", "."), value)
+    return config

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydml.config import SeeConfig
 from raydml.config.grammar import literal_values
@@ -29,7 +27,7 @@ from tests.expansion_cases import (
     seeded,
     words,
 )
-from tests.test_losses_common import _Operations
+from tests.operations import Operations
 
 
 @pytest.mark.parametrize("kind", ["proxy_anchor", "soft_triple", "curricularface", "discriminate", "multi_similarity"])
@@ -105,23 +103,6 @@ def test_every_field_changes_the_loss(field: str, device: torch.device) -> None:
     assert len(fingerprints) == len(values) >= 2
 
 
-class _Shapes(TorchDispatchMode):
-    """Every operation with the shapes of what comes out."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: list[tuple[str, tuple[int, ...]]] = []
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
-    ) -> object:
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(x, Tensor):
-                self.seen.append((func.overloadpacket.__name__, tuple(x.shape)))
-        return out
-
-
 @pytest.mark.parametrize("kind", ["proxy_anchor", "soft_triple", "discriminate", "margin"])
 @pytest.mark.parametrize("schedule", ["cosine", "threshold"])
 def test_shapes_do_not_depend_on_the_epoch(schedule: str, kind: str, device: torch.device) -> None:
@@ -130,10 +111,10 @@ def test_shapes_do_not_depend_on_the_epoch(schedule: str, kind: str, device: tor
     selected, seen = set(), []
     for epoch in (2, 5, 9):
         loss, see = loss_of({"kind": kind}, device), see_of({"kind": kind}, config, device)
-        with _Shapes() as shapes:
+        with Operations() as operations:
             step = run_step(loss, see, *batch(NAMES, device), epoch=epoch)
         selected.add(step.stat("selected"))
-        seen.append(shapes.seen)
+        seen.append(operations.shapes)
     assert seen[0] == seen[1] == seen[2]
     assert len(selected) > 1
 
@@ -152,7 +133,7 @@ def test_the_host_never_looks_at_the_device(fields: Fields, options: Fields, dev
     """By name, and on tensors without data: whatever depends on a value or makes a shape of one fails there."""
     loss, see = loss_of(fields, device), see_of(fields, see_config(**options), device)
     rows, labels = batch(NAMES, device)
-    with _Operations() as operations:
+    with Operations() as operations:
         run_step(loss, see, rows, labels)
     assert operations.looks == []
     nowhere = torch.device("meta")

@@ -10,23 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydml.config import ConfigError, ExperimentConfig, parse, replace_at
+from raydml.config import ConfigError, ExperimentConfig, parse
 from raydml.data.batches import Batch
 from raydml.epoch import TrainingState, new_state, train_epoch
 from raydml.expansion import SphericalExpansion
 from raydml.objective import DataShape, Objective, StepContext, build_objective
 from raydml.seeds import Purpose, derive
+from tests.conftest import changed
 from tests.expansion_cases import STAND_ALONE
 
 SHAPE = DataShape(num_classes=6, in_channels=1, image_size=16, mean=(0.5,), std=(0.25,))
 LATE = StepContext(seed=0, epoch=2, step=7)
 SEE = {"num_expansions": 4, "weight": 0.5, "final_fraction": 0.8}
-
-
-def changed(config: ExperimentConfig, **values: object) -> ExperimentConfig:
-    for path, value in values.items():
-        config = replace_at(config, path.replace("__", "."), value)
-    return config
 
 
 @pytest.fixture

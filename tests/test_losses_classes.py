@@ -7,12 +7,11 @@ from collections.abc import Mapping
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydml.config import parse
 from raydml.losses import build_loss, classes
 from tests import loss_oracles as oracle
+from tests.operations import Operations
 
 _CONFIGS: dict[str, dict[str, object]] = {
     "proxy nca, original": {"kind": "proxy_nca", "form": "original"},
@@ -126,23 +125,6 @@ def test_chunks_are_computed_again_with_the_curriculum_of_their_step(
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-14)
 
 
-class _Sizes(TorchDispatchMode):
-    """Entries of the largest tensor that any operation made."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.largest = 0
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
-    ) -> object:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.numel())
-        return made
-
-
 def _largest_of(fields: Mapping[str, object], device: torch.device) -> tuple[int, int]:
     """Entries of the largest tensor of a step, and of all tensors that the forward pass keeps; 32 rows, 200 classes."""
     loss, names = _build(fields, device, num_classes=200, dim=2), [i * 6 for i in range(32)]
@@ -153,11 +135,11 @@ def _largest_of(fields: Mapping[str, object], device: torch.device) -> tuple[int
         kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
         return tensor
 
-    with _Sizes() as sizes:
+    with Operations() as operations:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             value = loss(rows, torch.tensor(names, device=device)).value
         value.backward()
-    return sizes.largest, sum(kept.values())
+    return operations.largest, sum(kept.values())
 
 
 @pytest.mark.parametrize("fields", _CONFIGS.values(), ids=_CONFIGS)

@@ -8,14 +8,13 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydml.config import LibraryConfig, LossConfig, Model
 from raydml.config.grammar import literal_values
 from raydml.losses import build_loss
 from tests import loss_oracles as oracle
 from tests.loss_cases import CASES, SECOND_VALUE, WITH_CLASSES
+from tests.operations import Operations
 
 _CONFIGS: tuple[type[Model], ...] = get_args(get_args(LossConfig)[0])
 # The memory and what a library brings have tests of their own.
@@ -25,8 +24,6 @@ _FIELDS = [
     for field in config.model_fields
     if field not in ("kind", "memory") and config is not LibraryConfig
 ]
-# On CUDA each of these waits for the device; an index of booleans does too.
-_SYNCHRONISING = ("_local_scalar_dense", "item", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
 
 
 @pytest.fixture(params=CASES, ids=lambda case: " ".join(str(v) for v in case.values()))
@@ -59,34 +56,13 @@ def _names_without_choice(fields: dict[str, object]) -> list[int]:
     return [0, 0, 0, 0, 1] if fields["kind"] == "margin" else [0, 2, 2, 1, 0, 0, 2, 3, 1]
 
 
-class _Operations(TorchDispatchMode):
-    """Every aten operation but views, which cost no kernel."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-        self.looks: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
-    ) -> object:
-        name = func.overloadpacket.__name__
-        if not any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns):
-            self.names.append(name)
-        chosen = args[1] if name.startswith("index") and isinstance(args[1], list | tuple) else ()
-        by_booleans = any(isinstance(i, Tensor) and i.dtype == torch.bool for i in chosen)
-        if by_booleans or any(name.startswith(look) for look in _SYNCHRONISING):
-            self.looks.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 def _operations(
     fields: dict[str, object], device: torch.device, *, samples_per_class: int, num_classes: int
-) -> _Operations:
+) -> Operations:
     names = [i // samples_per_class for i in range(32)]
     loss, labels = _build(fields, device, num_classes=num_classes), torch.tensor(names, device=device)
     embeddings, generator = _rows(names, device).float().requires_grad_(), _seeded(device)
-    operations = _Operations()
+    operations = Operations()
     with operations:
         loss(embeddings, labels, generator=generator).value.backward()
     return operations
@@ -94,10 +70,12 @@ def _operations(
 
 def test_counter_of_operations_sees_what_it_is_for(device: torch.device) -> None:
     x = torch.ones(3, device=device)
-    with _Operations() as operations:
+    with Operations() as operations:
         x[x > 0].sum().item()
     assert {"gt", "index", "sum", "_local_scalar_dense"} <= {*operations.names}
     assert {"index", "_local_scalar_dense"} <= {*operations.looks}
+    assert ("sum", ()) in operations.shapes
+    assert operations.largest == 3
 
 
 def test_few_operations_whatever_the_number_of_classes(case: dict[str, object], device: torch.device) -> None:

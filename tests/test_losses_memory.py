@@ -17,7 +17,7 @@ from raydml.losses import LossOutput, References, build_loss
 from raydml.losses.memory import CrossBatchMemory
 from tests import loss_oracles as oracle
 from tests import pair_oracles as loops
-from tests.test_losses_common import _Operations
+from tests.operations import Operations
 
 Fields = dict[str, object]
 Batch = tuple[Tensor, list[int]]
@@ -261,7 +261,7 @@ def test_few_operations_and_no_look_at_the_device(fields: Fields, device: torch.
         loss = _with_memory(fields, device, size=40, warmup_steps=1)
         for rows, _ in _batches(3, 16, device):
             labels = torch.arange(16, device=device) // samples_per_class
-            leaf, generator, operations = rows.clone().requires_grad_(), _seeded(device), _Operations()
+            leaf, generator, operations = rows.clone().requires_grad_(), _seeded(device), Operations()
             with operations:
                 loss(leaf, labels, generator=generator).value.backward()
             assert operations.looks == []

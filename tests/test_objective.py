@@ -7,22 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
-from raydml.config import ConfigError, ExperimentConfig, replace_at
+from raydml.config import ConfigError, ExperimentConfig
 from raydml.data.batches import max_positives
 from raydml.epoch import new_state
 from raydml.objective import DataShape, Objective, StepContext, build_objective
+from tests.benchmarks.measuring import peak_bytes
+from tests.conftest import changed
 from tests.loss_cases import CASES
 
 SHAPE = DataShape(num_classes=40, in_channels=1, image_size=16, mean=(0.5,), std=(0.25,))
 CONTEXT = StepContext(seed=0, epoch=0, step=0)
-
-
-def changed(config: ExperimentConfig, **values: object) -> ExperimentConfig:
-    for path, value in values.items():
-        config = replace_at(config, path.replace("__", "."), value)
-    return config
 
 
 @pytest.fixture
@@ -97,28 +92,19 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(
     assert error(twice, found()) < 1e-12
 
 
-def peak_bytes(objective: Objective, count: int) -> int:
-    """Most memory that tensors held at a time during one step, beyond what was there before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        gradients(objective, count, torch.device("cpu"))
-    assert recorded.profiler is not None
-    assert recorded.profiler.kineto_results is not None
-    held = most = 0
-    for event in recorded.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+def held(objective: Objective, count: int) -> int:
+    """Most memory that tensors hold at a time during one step."""
+    return peak_bytes(lambda: gradients(objective, count, torch.device("cpu")))
 
 
 def test_memory_is_that_of_a_chunk(frozen: ExperimentConfig) -> None:
     """1,000 images in chunks of 52: the network of 52 images, and what the loss of 1,000 embeddings takes."""
     config = changed(frozen, data__batch_size=1000, loss__kind="nt_xent")
-    in_chunks = peak_bytes(build_objective(changed(config, training__chunk_size=52), SHAPE), 1000)
-    network = peak_bytes(build_objective(config, SHAPE), 52)
-    loss = peak_bytes(_LossOnly(build_objective(config, SHAPE)), 1000)
+    in_chunks = held(build_objective(changed(config, training__chunk_size=52), SHAPE), 1000)
+    network = held(build_objective(config, SHAPE), 52)
+    loss = held(_LossOnly(build_objective(config, SHAPE)), 1000)
     assert in_chunks < 1.1 * (network + loss)
-    assert peak_bytes(build_objective(config, SHAPE), 1000) > 2 * in_chunks
+    assert held(build_objective(config, SHAPE), 1000) > 2 * in_chunks
 
 
 class _LossOnly(Objective):

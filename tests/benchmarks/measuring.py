@@ -17,9 +17,9 @@ from statistics import median
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.operations import Operations
 
 Action = Callable[[], object]
 
@@ -70,22 +70,8 @@ def require_honest_memory() -> None:
         raise ValueError(f"memory of three arrays must be {expected} bytes, but the profiler saw {found}")
 
 
-class _Counter(TorchDispatchMode):
-    """Counts aten operations but views, which cost no kernel."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
-    ) -> object:
-        self.count += not any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-        return func(*args, **(kwargs or {}))
-
-
 def operations(action: Action) -> int:
     """Aten operations of an action, forward and backward, views left out."""
-    with _Counter() as counter:
+    with Operations() as recorded:
         action()
-    return int(counter.count)
+    return len(recorded.names)
