@@ -229,13 +229,14 @@ def require_trainable(*configs: ExperimentConfig) -> ImageSet:
     """Opens the data and builds every model once, where a user can read why it cannot be done. Raises ConfigError.
 
     Weights that have to be downloaded are in the cache of this machine then. All configurations must have the data of
-    the first. What needs no pixels is checked before any image is decoded.
+    the first, whose pixels are looked at once. What needs no pixels is checked before any image is decoded.
     """
     for config in configs:
         require_possible(config)
     images = open_images(configs[0].data)
+    shape = data_shape(configs[0], images, trainval_subset(images, configs[0].data))
     for config in configs:
-        build_objective(config, data_shape(config, images, trainval_subset(images, config.data)))
+        build_objective(config, shape)
     return images
 
 

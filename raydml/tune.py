@@ -221,7 +221,7 @@ def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
 
 def _baseline(study: Study, directory: Path) -> dict[str, float]:
     """Mean metrics of raw pixels over the folds that are run; kept in the study's folder."""
-    images = require_trainable(study.base, *study.structures())
+    images = require_trainable(*study.structures())
     recall_at = study.base.evaluation.recall_at
     rows = [
         raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], recall_at=recall_at)
