@@ -17,6 +17,7 @@ from raydml.data.batches import max_positives
 from raydml.distributed import gather
 from raydml.expansion import SphericalExpansion
 from raydml.losses import LossOutput, build_loss
+from raydml.losses.library import LibraryLoss
 from raydml.models import EmbeddingModel, build_model, has_batch_norm
 
 # Classes that a loss is tried with before the data are known.
@@ -152,7 +153,8 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
 def require_possible(config: ExperimentConfig) -> None:
     """Raises ConfigError for what is impossible whatever the images: a loss of a library, chunks of a batch."""
     if isinstance(config.loss, LibraryConfig):
-        build_loss(config.loss, num_classes=_ANY_CLASSES, embedding_dim=config.model.embedding_dim)
+        dim = config.model.embedding_dim
+        LibraryLoss(config.loss, num_classes=_ANY_CLASSES, embedding_dim=dim).require_working(embedding_dim=dim)
     if config.training.chunk_size is not None and config.model.batch_norm != "frozen":
         _require_independent(config, normalises_batches=has_batch_norm(config.model.backbone))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from raydml.config import ConfigError, LibraryConfig, LossConfig, parse
-from raydml.losses import build_loss
+from raydml.losses import LossOutput, build_loss
 from raydml.losses.library import LibraryLoss
 from raydml.objective import require_possible
 from tests import loss_oracles as oracle
@@ -38,14 +40,29 @@ def test_what_fails_in_a_step_is_refused_before_any_image(
 
 
 def test_a_trial_leaves_no_trace() -> None:
-    state = torch.get_rng_state()
     loss = build_loss(config_of("ProxyAnchorLoss"), num_classes=6, embedding_dim=4)
-    assert all(p.grad is None for p in loss.parameters())
-    # The weights themselves are drawn from the global generator; the trial draws nothing more.
-    torch.set_rng_state(state)
     assert isinstance(loss, LibraryLoss)
-    again = type(loss.loss)(num_classes=6, embedding_size=4)
-    assert torch.equal(next(again.parameters()), next(loss.parameters()))
+    weights, state = next(loss.parameters()).detach().clone(), torch.get_rng_state()
+    loss.require_working(embedding_dim=4)
+    assert all(p.grad is None for p in loss.parameters())
+    assert torch.equal(next(loss.parameters()), weights)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_loss_is_tried_before_a_run_and_not_whenever_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every trial makes one, and so does everybody who reads a checkpoint."""
+    steps: list[object] = []
+    forward = LibraryLoss.forward
+
+    def counted(self: LibraryLoss, *args: torch.Tensor, **options: Any) -> LossOutput:  # noqa: ANN401
+        steps.append(args)
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(LibraryLoss, "forward", counted)
+    build_loss(config_of("NTXentLoss"), num_classes=6, embedding_dim=4)
+    assert steps == []
+    require_possible(parse({"loss": {"kind": "library", "name": "NTXentLoss"}}))
+    assert len(steps) == 2
 
 
 def test_every_parameter_has_a_gradient_where_a_miner_leaves_nothing(device: torch.device) -> None:

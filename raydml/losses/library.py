@@ -40,11 +40,10 @@ class LibraryLoss(nn.Module):
             self.miner = _made(miners, paths, config.miner, config.miner_arguments, {})
         # Labels must be rows of its weights, where it has a weight for each class.
         self.num_classes = num_classes if "num_classes" in _parameters(type(self.loss)) else None
-        self._try(config, embedding_dim)
 
-    def _try(self, config: LibraryConfig, embedding_dim: int) -> None:
+    def require_working(self, *, embedding_dim: int) -> None:
         """Raises ConfigError where the loss fails within two steps: its constructors check little."""
-        trial = copy.deepcopy(self)
+        trial, name = copy.deepcopy(self), type(self.loss).__name__
         labels = torch.arange(_TRIED) // 2 % (self.num_classes or _TRIED)
         rows = torch.nn.functional.normalize(torch.sin(torch.arange(1.0, _TRIED * embedding_dim + 1)).view(_TRIED, -1))
         for _ in range(2):
@@ -53,9 +52,9 @@ class LibraryLoss(nn.Module):
                 value.backward()
             except Exception as error:  # whatever a loss of a library raises
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
-                raise ConfigError(f"loss.name: {config.name} fails on a small batch: {reason}") from error
+                raise ConfigError(f"loss.name: {name} fails on a small batch: {reason}") from error
             if value.shape != ():
-                raise ConfigError(f"loss.name: {config.name} gives {tuple(value.shape)} numbers instead of one")
+                raise ConfigError(f"loss.name: {name} gives {tuple(value.shape)} numbers instead of one")
 
     def forward(
         self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
