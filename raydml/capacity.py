@@ -60,6 +60,12 @@ def worker_of(resources: Resources, capacity: Capacity) -> Worker:
     return Worker(resources.cpus_per_worker, float(resources.gpus_per_worker))
 
 
+def surely_without_gpu(resources: Resources, capacity: Capacity | None) -> bool:
+    """Whether a worker has no GPU whatever the machines are; None stands for machines that are not known yet."""
+    unknown = Capacity(math.inf, math.inf)
+    return worker_of(resources, unknown if capacity is None else capacity).gpus == 0
+
+
 def fitting_trials(resources: Resources, capacity: Capacity) -> int:
     """How many trials the machines hold at a time. Raises ConfigError where they can never hold one."""
     worker = worker_of(resources, capacity)

@@ -47,16 +47,28 @@ def connected(*, verbose: bool = False) -> Iterator[Capacity]:
     if ours:
         _connect(ray, verbose=verbose)
     try:
-        resources = ray.cluster_resources()
-        yield Capacity(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
+        yield _capacity(ray)
     finally:
         if ours:
             ray.shutdown()
 
 
+def capacity_ahead() -> Capacity | None:
+    """What `connected` will find; None where that is a cluster which is yet to be joined."""
+    ray = import_ray()
+    if ray.is_initialized():
+        return _capacity(ray)
+    return None if joins_cluster() else this_machine()
+
+
 def joins_cluster() -> bool:
     """Whether `connected` will join a cluster, whose machines this one cannot know before."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _capacity(ray: Any) -> Capacity:  # noqa: ANN401
+    resources = ray.cluster_resources()
+    return Capacity(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
 
 
 def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401

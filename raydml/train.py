@@ -20,10 +20,10 @@ from typing import Literal
 
 from raydml import atomic
 from raydml.baseline import raw_pixel_metrics
-from raydml.capacity import Worker, fitting_trials, require_images_for, worker_of
+from raydml.capacity import Worker, fitting_trials, require_images_for, surely_without_gpu, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
 from raydml.data.catalog import fold_subsets, open_images
-from raydml.session import connected
+from raydml.session import capacity_ahead, connected
 from raydml.training import RunSpec, TrainingFailedError, final_metrics, read_history, require_trainable
 
 # How often a lost worker is replaced; the training goes on from its last epoch.
@@ -90,7 +90,7 @@ def fit(
     spec = run_spec(config, storage=storage, name=name, split=split, fold=fold)
     rows = read_history(spec.directory)
     if len(rows) < config.training.num_epochs:
-        require_trainable(config)
+        require_trainable(config, on_cpu=surely_without_gpu(resources, capacity_ahead()))
         atomic.make_folder(spec.directory)
         with connected(verbose=verbose) as capacity:
             fitting_trials(resources, capacity)

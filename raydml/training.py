@@ -27,6 +27,7 @@ from raydml.distributed import barrier, gather_ragged, rank, world_size
 from raydml.epoch import TrainingState, embed, new_state, train_epoch
 from raydml.metrics import retrieval_metrics
 from raydml.objective import DataShape, build_objective, require_possible
+from raydml.torch_defects import require_right_bfloat16
 
 # Images from which the mean and deviation of the pixels are taken: more would not move the third digit.
 _STATISTICS_IMAGES = 2048
@@ -225,18 +226,22 @@ class _Model:
         return {name: value for name, value in metrics.items() if not name.startswith("num_")}
 
 
-def require_trainable(*configs: ExperimentConfig) -> ImageSet:
+def require_trainable(*configs: ExperimentConfig, on_cpu: bool = False) -> ImageSet:
     """Opens the data and builds every model once, where a user can read why it cannot be done. Raises ConfigError.
 
     Weights that have to be downloaded are in the cache of this machine then. All configurations must have the data of
-    the first, whose pixels are looked at once. What needs no pixels is checked before any image is decoded.
+    the first, whose pixels are looked at once. What needs no pixels is checked before any image is decoded; what would
+    be wrong on a CPU where `on_cpu` says that the training is there.
     """
     for config in configs:
         require_possible(config)
     images = open_images(configs[0].data)
     shape = data_shape(configs[0], images, trainval_subset(images, configs[0].data))
     for config in configs:
-        build_objective(config, shape)
+        model = build_objective(config, shape).model
+        if on_cpu and config.training.precision == "bfloat16":
+            size, cpu = shape.image_size, torch.device("cpu")
+            require_right_bfloat16(model, in_channels=shape.in_channels, image_size=size, device=cpu)
     return images
 
 

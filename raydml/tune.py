@@ -25,13 +25,13 @@ from rich.console import Console
 
 from raydml import atomic, identity, tensorboard, yamlfile
 from raydml.baseline import raw_pixel_metrics
-from raydml.capacity import Capacity, Worker, concurrency, worker_of
+from raydml.capacity import Capacity, Worker, concurrency, surely_without_gpu, worker_of
 from raydml.checkpoint import versions
 from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study, point_of
-from raydml.session import connected, import_ray
+from raydml.session import capacity_ahead, connected, import_ray
 from raydml.space import Study, metric_names
 from raydml.training import RunSpec, require_trainable
 from raydml.trial import trainable_of
@@ -221,7 +221,8 @@ def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
 
 def _baseline(study: Study, directory: Path) -> dict[str, float]:
     """Mean metrics of raw pixels over the folds that are run; kept in the study's folder."""
-    images = require_trainable(*study.structures())
+    on_cpu = surely_without_gpu(study.resources, capacity_ahead())
+    images = require_trainable(*study.structures(), on_cpu=on_cpu)
     recall_at = study.base.evaluation.recall_at
     rows = [
         raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], recall_at=recall_at)

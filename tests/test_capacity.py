@@ -13,6 +13,7 @@ from raydml.capacity import (
     concurrency,
     embedding_actors,
     fitting_trials,
+    surely_without_gpu,
     this_machine,
     worker_of,
 )
@@ -40,6 +41,23 @@ def test_auto_takes_one_gpu_where_there_is_one(
     gpus_per_worker: float | None, capacity: Capacity, worker: Worker
 ) -> None:
     assert worker_of(resources(cpus=2, gpus=gpus_per_worker), capacity) == worker
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "capacity", "sure"),
+    [
+        (None, Capacity(4, 0), True),
+        (None, Capacity(4, 1), False),
+        (None, None, False),
+        (0, Capacity(4, 8), True),
+        (0, None, True),
+        (1, Capacity(4, 0), False),
+    ],
+)
+def test_a_cluster_that_is_not_joined_yet_may_have_gpus(
+    gpus_per_worker: float | None, capacity: Capacity | None, sure: bool
+) -> None:
+    assert surely_without_gpu(resources(gpus=gpus_per_worker), capacity) is sure
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,17 @@ def test_a_storage_that_cannot_be_written_is_bad_input(
     assert not ray_runs()
 
 
+@pytest.mark.parametrize("command", ["tune", "train"])
+def test_a_precision_that_would_be_wrong_on_this_machine_is_bad_input(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    small = ["data.num_classes=24", "data.images_per_class=8", "data.image_size=16", f"data.cache={cache}"]
+    wrong = ["training.precision=bfloat16", "resources.gpus_per_worker=0"]
+    assert cli.main([command, STUDY, f"storage={tmp_path}", *small, *wrong]) == 2
+    assert one_line(capsys).startswith("error: training.precision: bfloat16 on the CPU has wrong gradients in ")
+    assert not ray_runs()
+
+
 def test_evaluating_a_folder_without_a_run_says_what_could_be_there(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

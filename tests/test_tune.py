@@ -1,4 +1,4 @@
-"""What a search does before its first trial: it builds every network once and looks at the data once."""
+"""What is done before a search's first trial: every network is built once, and machines are told ahead."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from raydml import tune
+from raydml.capacity import this_machine
 from raydml.config import ExperimentConfig, dump
 from raydml.config.grammar import validate
 from raydml.objective import DataShape, Objective, build_objective
+from raydml.session import capacity_ahead
 from raydml.space import Study
 from raydml.training import data_shape
 
@@ -50,3 +52,10 @@ def test_every_network_of_a_search_is_built_once(
     assert tune._baseline(study_of(tiny, space), tmp_path)["map@r"] > 0.0
     assert built == networks
     assert len(shapes) == 1
+
+
+def test_the_machines_of_a_cluster_are_not_known_before_it_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert capacity_ahead() == this_machine()
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    assert capacity_ahead() is None
