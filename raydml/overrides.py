@@ -65,8 +65,9 @@ def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plai
             raw = _without_range(raw, searched)
             notes.append(f"{path} is pinned to {value}: its range is removed")
     raw = {**raw, "base": set_at(_with_section(base, path), path, value)}
-    arguments = _ARGUMENTS_OF.get(path)
-    return raw if arguments is None else _without_arguments(raw, arguments, value, notes)
+    if path in _ARGUMENTS_OF and _mapping(base, section).get(key) != value:
+        return _without_arguments(raw, _ARGUMENTS_OF[path], value, notes)
+    return raw
 
 
 def _without_arguments(raw: Plain, arguments: str, name: object, notes: list[str]) -> Plain:

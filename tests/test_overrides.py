@@ -160,6 +160,12 @@ def test_another_loss_of_a_library_has_other_arguments() -> None:
     assert notes == ["loss.arguments of another than NTXentLoss are dropped: num_bins"]
 
 
+@pytest.mark.parametrize("same", ["loss.kind=library", "loss.name=FastAPLoss", "base.loss.name=FastAPLoss"])
+def test_the_same_loss_of_a_library_again_changes_nothing(same: str) -> None:
+    library = Path(__file__).parents[1] / "search_spaces" / "library.yaml"
+    assert read_with_notes(library, [same]) == read_with_notes(library)
+
+
 def test_setting_a_section_pins_what_is_searched_below_it() -> None:
     library = Path(__file__).parents[1] / "search_spaces" / "library.yaml"
     study, notes = read_with_notes(library, ["loss.arguments={num_bins: 30}"])

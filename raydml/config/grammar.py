@@ -82,12 +82,12 @@ def section_of_kind(section: str, kind: object) -> type[BaseModel] | None:
 
 
 def has_field(model: type[BaseModel], path: str) -> bool:
-    """Whether a dotted path below a section leads to a field of it."""
+    """Whether a dotted path below a section leads to a field of it; a mapping may have any key."""
     key, _, rest = path.partition(".")
     if key not in model.model_fields:
         return False
-    below = [found for found in _alternatives(model.model_fields[key].annotation) if _is_section(found)]
-    return not rest or any(has_field(found, rest) for found in below if _is_section(found))
+    below = _sections_below(model, key)
+    return not rest or any(not _is_section(found) or has_field(found, rest) for found in below)
 
 
 def defaults_of(model: type[BaseModel]) -> dict[str, object]:
