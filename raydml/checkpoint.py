@@ -1,7 +1,8 @@
 """One training state to and from one directory.
 
-model.safetensors holds model and loss, state.pt the optimizer (read with `weights_only`), meta.json everything a person
-may want to read: configuration, shape of the data, epoch, step, every epoch's metrics, data fingerprint, versions.
+model.safetensors holds model and loss, state.pt the optimizer and the division of the images (read with
+`weights_only`), meta.json everything a person may want to read: configuration, shape of the data, epoch, step, every
+epoch's metrics, data fingerprint, versions.
 There is no generator to keep: every random number of a training is a function of (seed, epoch, step).
 """
 
@@ -21,6 +22,7 @@ import raydml
 from raydml import atomic
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
 from raydml.epoch import TrainingState, new_state
+from raydml.learners import Division
 from raydml.objective import DataShape, Objective, build_objective
 
 _FORMAT = 1
@@ -47,7 +49,8 @@ def save(state: TrainingState, directory: Path, *, fingerprint: str, fold: int |
     with atomic.replaced_directory(directory) as folder:
         tensors = {name: tensor.contiguous() for name, tensor in state.objective.state_dict().items()}
         save_file(tensors, folder / "model.safetensors")
-        torch.save({"optimizer": state.optimizer.state_dict()}, folder / "state.pt")
+        division = None if state.division is None else vars(state.division)
+        torch.save({"optimizer": state.optimizer.state_dict(), "division": division}, folder / "state.pt")
         atomic.write_json(folder / "meta.json", meta)
 
 
@@ -71,6 +74,8 @@ def load(directory: Path, *, device: torch.device, fingerprint: str | None = Non
     state.objective.load_state_dict(load_file(directory / "model.safetensors"))
     saved = torch.load(directory / "state.pt", map_location=device, weights_only=True)
     state.optimizer.load_state_dict(saved["optimizer"])
+    if saved["division"] is not None:
+        state.division = Division(**{**saved["division"], "learners": saved["division"]["learners"].cpu()})
     state.config = parse(meta["config"])
     state.epoch, state.step, state.history = meta["epoch"], meta["step"], meta["history"]
     return state

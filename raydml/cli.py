@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,6 +132,8 @@ def _train(arguments: argparse.Namespace) -> int:
         validation = {name: value for name, value in row.items() if name.startswith("val/")}
         numbers = " ".join(f"{name}={value:.4f}" for name, value in {"loss": row["train/loss"], **validation}.items())
         epoch = f"epoch {int(row['epoch'])}/{study.base.training.num_epochs}"
+        if "divide/excluded" in row:
+            console.print(f"{epoch} {_clusters(row)}", highlight=False, soft_wrap=True)
         console.print(f"{epoch} {numbers}", highlight=False, soft_wrap=True)
 
     try:
@@ -187,6 +189,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         console.print("synthetic images", highlight=False)
     console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
     return DONE
+
+
+def _clusters(row: Mapping[str, float]) -> str:
+    """What became of the images when they were divided before an epoch."""
+    sizes = " ".join(f"{size:g}" for name, size in row.items() if name.startswith("divide/size/"))
+    churn = f", {row['divide/churn']:.1%} changed their learner" if "divide/churn" in row else ""
+    return f"clusters of {sizes} images, {row['divide/excluded']:.1%} unused{churn}, {row['divide/seconds']:.1f} s"
 
 
 def _console() -> Console:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -11,6 +14,20 @@ from torch import Tensor
 def full_precision(x: Tensor) -> Tensor:
     """float64 stays; everything narrower becomes float32. Losses and metrics never run in half precision."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def unit_slices(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(..., D) -> (..., D): consecutive slices of these sizes, all of one length, together of unit length.
+
+    A slice of zeros stays zero.
+    """
+    runs = [(size, len(list(run))) for size, run in itertools.groupby(sizes)]
+    blocks = rows.split([size * count for size, count in runs], -1)
+    unit = [
+        torch.nn.functional.normalize(block.unflatten(-1, (count, size)), dim=-1).flatten(-2)
+        for block, (size, count) in zip(blocks, runs, strict=True)
+    ]
+    return torch.cat(unit, -1) / math.sqrt(len(sizes))
 
 
 def outside_autocast(device: torch.device) -> AbstractContextManager[object]:

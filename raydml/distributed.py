@@ -83,6 +83,14 @@ def gather_ragged(x: Tensor) -> Tensor:
     return torch.cat([shard[:count] for shard, count in zip(shards, counts, strict=True)])
 
 
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """(...) -> (...), without gradient: the same bits on every rank. The identity without a process group."""
+    if world_size() > 1:
+        x = x.contiguous().clone()
+        dist.all_reduce(x)
+    return x
+
+
 def barrier() -> None:
     """Waits for every rank."""
     if world_size() > 1:

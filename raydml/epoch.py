@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,15 +13,21 @@ from torch.optim import Optimizer
 from raydml.config import ExperimentConfig
 from raydml.data.batches import Batch
 from raydml.distributed import world_size
+from raydml.divide import freezes_backbone
 from raydml.expansion import rehearse
-from raydml.losses import LossOutput
+from raydml.learners import Division, active_rows
+from raydml.losses import ClassSubset, LossOutput
 from raydml.models import EmbeddingModel
 from raydml.objective import DataShape, Objective, StepContext, build_objective, network_input
 from raydml.optim import build_optimizer, lr_factor, masked_step, set_learning_rates
 from raydml.torch_defects import require_right_bfloat16
 
 
-class NonFiniteLossError(RuntimeError):
+class TrainingStoppedError(RuntimeError):
+    """A training cannot go on, and would stop at the same place again."""
+
+
+class NonFiniteLossError(TrainingStoppedError):
     """The loss or its gradient became NaN or infinite; the parameters are those before that step."""
 
     def __init__(self, epoch: int, step: int) -> None:
@@ -47,6 +53,8 @@ class TrainingState:
     """Epochs finished."""
     step: int = 0
     """Steps finished, over all epochs."""
+    division: Division | None = None
+    """The last clustering of the training images, where they are divided among learners."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of every epoch finished."""
 
@@ -129,21 +137,33 @@ class _Means:
         return {name: total / self._steps for name, total in zip(self._sums, totals, strict=True)}
 
 
-def train_epoch(state: TrainingState, batches: Iterable[Batch], *, device: torch.device) -> dict[str, float]:
+def train_epoch(
+    state: TrainingState,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    num_steps: int | None = None,
+    subsets: Sequence[ClassSubset] = (),
+) -> dict[str, float]:
     """Trains on the batches, counts an epoch and returns means over its steps.
 
-    These are `loss`, the loss's statistics, and `gradient_norm` before clipping.
+    `num_steps` is their number where it is not the usual one: the schedule of the learning rate then stretches.
+    `subsets` are the classes of each learner. The means are `loss`, the loss's statistics, and `gradient_norm` before
+    clipping.
 
     The host looks at the device every `training.log_steps` steps and at the end. Raises NonFiniteLossError naming
     epoch (from 1) and step (from 0); the parameters are those before that step.
     """
-    config = state.config
+    config, usual = state.config, state.steps_per_epoch
+    rests = _divided(config) and freezes_backbone(config.divide, state.epoch, config.training.num_epochs)
     parameters = [p for p in state.objective.parameters() if p.requires_grad]
     state.objective.train()
     means = _Means(device)
-    for batch in batches:
-        set_learning_rates(state.optimizer, _factor(state))
-        context = StepContext(config.seed, state.epoch, state.step, batch.num_global)
+    for place, batch in enumerate(batches):
+        position = state.epoch * usual + place * usual / (num_steps or usual)
+        set_learning_rates(state.optimizer, _factor(state, position), backbone_rests=rests)
+        subset = None if batch.learner is None else subsets[batch.learner]
+        context = StepContext(config.seed, state.epoch, state.step, batch.num_global, batch.learner, subset)
         output: LossOutput = state.parallel(batch.images, batch.labels, context=context, crops=batch.crops)
         state.optimizer.zero_grad(set_to_none=True)
         output.value.backward()
@@ -151,7 +171,7 @@ def train_epoch(state: TrainingState, batches: Iterable[Batch], *, device: torch
         if config.optimizer.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, config.optimizer.clip_norm, norm)
         means.add(output, norm, state.step)
-        masked_step(state.optimizer, means.stopped)
+        masked_step(state.optimizer, means.stopped, _moving(state.objective, context))
         state.step += 1
         if state.step % config.training.log_steps == 0:
             means.check(state.epoch + 1)
@@ -160,25 +180,44 @@ def train_epoch(state: TrainingState, batches: Iterable[Batch], *, device: torch
     return means.means()
 
 
-def _factor(state: TrainingState) -> float:
+def _divided(config: ExperimentConfig) -> bool:
+    return config.divide.num_learners > 1
+
+
+def _moving(objective: Objective, context: StepContext) -> list[tuple[nn.Parameter, Tensor]]:
+    """Parameters of which only a learner's rows may move in a step, with these rows."""
+    view = objective.view(context)
+    if objective.learners is None or objective.learners.config.inactive_slices == "momentum":
+        return []
+    if view is None or view.is_whole:
+        return []
+    rows = [(parameter, active_rows(name, parameter, view)) for name, parameter in objective.named_parameters()]
+    return [(parameter, mask) for parameter, mask in rows if mask is not None and parameter.requires_grad]
+
+
+def _factor(state: TrainingState, position: float) -> float:
     return lr_factor(
         state.config.schedule,
-        step=state.step,
+        step=position,
         steps_per_epoch=state.steps_per_epoch,
         num_epochs=state.config.training.num_epochs,
     )
 
 
 @torch.no_grad()
-def embed(model: EmbeddingModel, batches: Iterable[Batch], *, image_size: int) -> Embedded:
-    """Embeds the batches in order, in evaluation mode; on the device of the batches. The mode is restored."""
+def embed(model: EmbeddingModel, batches: Iterable[Batch], *, image_size: int, features: bool = False) -> Embedded:
+    """Embeds the batches in order, in evaluation mode; on the device of the batches. The mode is restored.
+
+    With `features` the rows are unit features of the backbone instead.
+    """
+    rows_of = model.unit_features if features else model
     was_training = model.training
     model.eval()
     embeddings: list[Tensor] = []
     labels: list[Tensor] = []
     index: list[Tensor] = []
     for batch in batches:
-        embeddings.append(model(network_input(batch.images, batch.crops, image_size)))
+        embeddings.append(rows_of(network_input(batch.images, batch.crops, image_size)))
         labels.append(batch.labels)
         index.append(batch.index)
     model.train(was_training)

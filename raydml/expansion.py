@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from raydml.config import ConfigError, PairLoss, ProxyAnchorConfig, SeeConfig
 from raydml.config.losses import LossConfig
-from raydml.distances import inner_products
-from raydml.losses import LossOutput, References
+from raydml.distances import full_precision, inner_products
+from raydml.losses import LossOutput, References, View
 from raydml.losses.classes import class_directions, unit_proxies
 from raydml.losses.masking import masked_mean
 from raydml.losses.memory import CrossBatchMemory
 from raydml.losses.proxy import ProxyAnchorLoss
+from raydml.losses.view import rows_of
 from raydml.see import Rim, expand_rim, expanded_fraction, has_direction, num_expanded, reflected, rim_of
 
 # Synthetic embeddings whose collisions are counted in a step: an epoch's mean over so many is sharp, and costs nothing.
@@ -39,7 +40,7 @@ class Synthetic(NamedTuple):
     source: Tensor
     """(n,) int64, positions in the batch."""
     labels: Tensor
-    """(n,) int64."""
+    """(n,) int64, places among the class directions."""
     counted: Tensor
     """(n,) bool; the others fill the shape."""
     cosine: Tensor
@@ -61,12 +62,12 @@ class Prototypes(nn.Module):
         else:
             self.register_buffer("means", torch.zeros(num_classes, embedding_dim))
 
-    def loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, embeddings: Tensor, labels: Tensor, view: View | None = None) -> Tensor:
         """What trains auxiliary proxies, and nothing else: () with a graph to them, or zero. Running means move."""
         if self.auxiliary is not None:
-            output: LossOutput = self.auxiliary(embeddings.detach(), labels)
+            output: LossOutput = self.auxiliary(embeddings.detach(), labels, view=view)
             return output.value
-        self._move(embeddings.detach(), labels)
+        self._move(embeddings.detach(), labels, view)
         return embeddings.new_zeros(())
 
     @property
@@ -75,14 +76,18 @@ class Prototypes(nn.Module):
         return self.means if self.auxiliary is None else self.auxiliary.proxies
 
     @torch.no_grad()
-    def _move(self, embeddings: Tensor, labels: Tensor) -> None:
-        rows = embeddings.to(self.means.dtype)
-        sums = torch.zeros_like(self.means).index_add(0, labels, rows)
-        counts = rows.new_zeros(len(self.means)).index_add(0, labels, rows.new_ones(len(rows)))[:, None]
+    def _move(self, embeddings: Tensor, labels: Tensor, view: View | None) -> None:
+        """Only dimensions of the view move: a learner's means are of the images it trains on."""
+        rows = rows_of(view, embeddings).to(self.means.dtype)
+        before = rows_of(view, self.means)
+        sums = torch.zeros_like(before).index_add(0, labels, rows)
+        counts = rows.new_zeros(len(before)).index_add(0, labels, rows.new_ones(len(rows)))[:, None]
         batch_means = sums / counts.clamp(min=1.0)
         # A class that was never seen, and has a mean of zero, starts at the direction of its first batch mean.
-        moved = torch.lerp(batch_means, self.means, self.momentum)
-        self.means = torch.where(counts > 0, nn.functional.normalize(moved, dim=1), self.means)
+        moved = torch.lerp(batch_means, before, self.momentum)
+        after = torch.where(counts > 0, nn.functional.normalize(moved, dim=1), before)
+        columns = slice(None) if view is None else view.columns
+        self.means = torch.slice_scatter(self.means, after, 1, columns.start, columns.stop)
 
 
 class SphericalExpansion(nn.Module):
@@ -107,31 +112,38 @@ class SphericalExpansion(nn.Module):
         epoch: int,
         generator: torch.Generator,
         frames: Callable[[], torch.Generator],
+        view: View | None = None,
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> both terms. `frames` makes the generator of this step's frames.
 
+        With a view both terms are in its dimensions, with its classes (specs/see.md, 13: this project's extension).
         Where nothing is expanded in this epoch (counted from 0), embeddings and loss have the gradients of the loss
         alone, to the bit; so is the value, but for what trains auxiliary prototypes.
         """
         fraction = expanded_fraction(epoch, self.num_epochs, self.config)
-        extra = None if self.prototypes is None else self.prototypes.loss(embeddings, labels)
+        extra = None if self.prototypes is None else self.prototypes.loss(embeddings, labels, view)
         count = self._count(len(labels), fraction)
         if count == 0:
-            output: LossOutput = loss(embeddings, labels, generator=generator)
+            output: LossOutput = loss(embeddings, labels, generator=generator, view=view)
             return output if extra is None else output._replace(value=output.value + extra)
         owner: Any = loss if self.prototypes is None else self.prototypes
-        proxies = unit_proxies(owner.proxies)
+        places = labels if view is None else view.labels(labels)
+        proxies = unit_proxies(owner.proxies) if view is None else view.proxies(full_precision(owner.proxies))
+        inside = None if view is None else view.inside()
+        rows = rows_of(view, embeddings)
+        directions = class_directions(rows.detach(), places, proxies.detach())
         base_norm, synthetic_norm = embeddings.new_zeros(()), embeddings.new_zeros(())
         if self.prototypes is None:
-            output = loss(embeddings, labels, proxies=_watched(proxies, base_norm), generator=generator)
+            watched = _watched(proxies, base_norm)
+            output = loss(rows, places, proxies=watched, generator=generator, view=inside)
+            found = self._expanded(rows, places, directions, count, fraction, frames())
+            term = self._proxy_term(loss, found, _watched(proxies, synthetic_norm), inside)
         else:
-            output = loss(_watched(embeddings, base_norm), labels, generator=generator)
-        directions = class_directions(embeddings.detach(), labels, proxies.detach())
-        found = self._expanded(embeddings, labels, directions, count, fraction, frames())
-        if self.prototypes is None:
-            term = self._proxy_term(loss, found, _watched(proxies, synthetic_norm))
-        else:
-            term = self._pair_term(loss, _watched(embeddings, synthetic_norm), labels, found, generator)
+            # A memory keeps whole embeddings, so the loss itself takes what the view wants of them.
+            output = loss(_watched(embeddings, base_norm), labels, generator=generator, view=view)
+            found = self._expanded(rows, places, directions, count, fraction, frames())
+            anchors = rows_of(view, _watched(embeddings, synthetic_norm))
+            term = self._pair_term(loss, anchors, labels, found, generator, inside)
         value = output.value + self.config.weight * term
         stats = {
             "see/loss": term.detach(),
@@ -185,18 +197,25 @@ class SphericalExpansion(nn.Module):
             rows = reflected(embeddings.index_select(0, source), rows)
         return Synthetic(rows, source, labels.index_select(0, source), counted & has_direction(chosen), cosine)
 
-    def _proxy_term(self, loss: nn.Module, found: Synthetic, proxies: Tensor) -> Tensor:
+    def _proxy_term(self, loss: nn.Module, found: Synthetic, proxies: Tensor, view: View | None) -> Tensor:
         """The loss on synthetic rows alone, with the same proxies."""
         labels, counted = (of_each.repeat_interleave(self.config.num_expansions) for of_each in found[2:4])
-        output: LossOutput = loss(found.rows.flatten(0, 1), labels, proxies=proxies, counted=counted)
+        output: LossOutput = loss(found.rows.flatten(0, 1), labels, proxies=proxies, counted=counted, view=view)
         return output.value
 
     def _pair_term(
-        self, loss: nn.Module, embeddings: Tensor, labels: Tensor, found: Synthetic, generator: torch.Generator
+        self,
+        loss: nn.Module,
+        embeddings: Tensor,
+        labels: Tensor,
+        found: Synthetic,
+        generator: torch.Generator,
+        view: View | None,
     ) -> Tensor:
         """The loss of the embeddings against synthetic rows, but for an anchor's own."""
         num_expansions = self.config.num_expansions
-        row_labels = found.labels.masked_fill(~found.counted, -1).repeat_interleave(num_expansions)
+        source_labels = labels.index_select(0, found.source)
+        row_labels = source_labels.masked_fill(~found.counted, -1).repeat_interleave(num_expansions)
         num_rows = len(row_labels)
         columns = torch.arange(num_rows, device=labels.device).view(-1, num_expansions)
         # One more reference, no embedding, is where the copies of anchors that were not selected lie.
@@ -208,7 +227,7 @@ class SphericalExpansion(nn.Module):
         )
         # Synthetic embeddings never enter a memory.
         inner = loss.loss if isinstance(loss, CrossBatchMemory) else loss
-        output: LossOutput = inner(embeddings, labels, references=references, generator=generator)
+        output: LossOutput = inner(embeddings, labels, references=references, generator=generator, view=view)
         return output.value
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from raydml.config import ConfigError, ModelConfig
-from raydml.distances import full_precision
+from raydml.distances import full_precision, unit_slices
 from raydml.distributed import gather, world_size
 
 # Longest run of images through a backbone when its number of features is found out.
@@ -40,8 +40,12 @@ class EmbeddingModel(nn.Module):
         std: Sequence[float],
         freeze_batch_norm: bool,
         autocast: bool = False,
+        slices: Sequence[int] | None = None,
     ) -> None:
-        """`autocast` computes backbone and head in bfloat16; parameters stay as they are."""
+        """`autocast` computes backbone and head in bfloat16; parameters stay as they are.
+
+        `slices` are sizes of consecutive parts of the embedding that have one length; None where there are no parts.
+        """
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(num_features, embedding_dim)
@@ -49,6 +53,7 @@ class EmbeddingModel(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self._freeze_batch_norm = freeze_batch_norm
         self._autocast = autocast
+        self._slices = None if slices is None else tuple(slices)
         if freeze_batch_norm:
             for layer in self._batch_norms():
                 layer.requires_grad_(False)
@@ -56,8 +61,16 @@ class EmbeddingModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, D) unit rows, never in half precision."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
-            projections = self.head(self.features(images))
-        return nn.functional.normalize(full_precision(projections), dim=1)
+            projections = full_precision(self.head(self.features(images)))
+        if self._slices is not None:
+            return unit_slices(projections, self._slices)
+        return nn.functional.normalize(projections, dim=1)
+
+    def unit_features(self, images: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, F) unit rows of the backbone's features, never in half precision."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
+            features = full_precision(self.features(images))
+        return nn.functional.normalize(features, dim=1)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, F), what the backbone puts out."""
@@ -149,6 +162,7 @@ def build_model(
     mean: Sequence[float],
     std: Sequence[float],
     autocast: bool = False,
+    slices: Sequence[int] | None = None,
 ) -> EmbeddingModel:
     """The model of a configuration, on the CPU; weights come from torch's global generator unless pretrained.
 
@@ -166,6 +180,7 @@ def build_model(
         std=std,
         freeze_batch_norm=config.batch_norm == "frozen",
         autocast=autocast,
+        slices=slices,
     )
     if config.weights not in ("none", "pretrained"):
         _load_weights(model, Path(config.weights))

@@ -16,7 +16,8 @@ from raydml.data.augment import centre_crop, crop
 from raydml.data.batches import max_positives
 from raydml.distributed import gather
 from raydml.expansion import SphericalExpansion
-from raydml.losses import LossOutput, build_loss
+from raydml.learners import Learners
+from raydml.losses import ClassSubset, LossOutput, View, build_loss
 from raydml.losses.library import LibraryLoss
 from raydml.models import EmbeddingModel, build_model, has_batch_norm
 
@@ -33,6 +34,10 @@ class StepContext:
     step: int
     num_images: int | None = None
     """G, images of the global batch, where it may not be B times the workers."""
+    learner: int | None = None
+    """Whose cluster the batch is from, where images are divided."""
+    subset: ClassSubset | None = None
+    """The classes of that cluster."""
 
     def generator(self, device: torch.device, purpose: seeds.Purpose = seeds.Purpose.LOSS) -> torch.Generator:
         """Randomness of this step for a purpose, the same on every rank and in every run."""
@@ -62,12 +67,14 @@ class Objective(nn.Module):
         image_size: int,
         chunk_size: int | None = None,
         see: SphericalExpansion | None = None,
+        learners: Learners | None = None,
     ) -> None:
         """`image_size` is the network's; `chunk_size` the most images of a worker that are in its memory at a time."""
         super().__init__()
         self.model = model
         self.loss = loss
         self.see = see
+        self.learners = learners
         self.image_size = image_size
         self.chunk_size = chunk_size
 
@@ -77,10 +84,11 @@ class Objective(nn.Module):
         """(B, C_in, H, W), (B,) int64, (B, 5) -> LossOutput of the gathered batch, the same on every rank."""
         embeddings = gather(self._embed(images, crops), num_rows=context.num_images)
         gathered = gather(labels, num_rows=context.num_images)
-        device = embeddings.device
+        device, view = embeddings.device, self.view(context)
         output: LossOutput
         if self.see is None:
-            output = self.loss(embeddings, gathered, generator=context.generator(device))
+            options = {} if view is None else {"view": view}
+            output = self.loss(embeddings, gathered, generator=context.generator(device), **options)
         else:
             output = self.see(
                 self.loss,
@@ -89,12 +97,23 @@ class Objective(nn.Module):
                 epoch=context.epoch,
                 generator=context.generator(device),
                 frames=partial(context.generator, device, seeds.Purpose.FRAMES),
+                view=view,
             )
-        return output
+        overlap = None if self.learners is None else self.learners.overlap(context.epoch)
+        if self.learners is None or overlap is None:
+            return output
+        value = output.value + self.learners.config.mask_weight * overlap
+        return LossOutput(value, {**output.stats, "mask_overlap": overlap.detach()})
+
+    def view(self, context: StepContext) -> View | None:
+        """What of embedding, classes and state a step trains; None where it is all, for want of learners."""
+        if self.learners is None:
+            return None
+        return self.learners.view(context.epoch, context.learner, context.subset)
 
     def loss_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters of loss and prototypes: what is not the model's."""
-        parts = [self.loss] if self.see is None else [self.loss, self.see]
+        """Trainable parameters of loss, prototypes and masks: what is not the model's."""
+        parts = [part for part in (self.loss, self.see, self.learners) if part is not None]
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def _embed(self, images: Tensor, crops: Tensor | None) -> Tensor:
@@ -120,6 +139,11 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        dim, num_learners = config.model.embedding_dim, config.divide.num_learners
+        # Absent where they would do nothing, so that nothing can differ; expansions too.
+        learners = None
+        if num_learners > 1:
+            learners = Learners(config.divide, embedding_dim=dim, num_epochs=config.training.num_epochs)
         model = build_model(
             config.model,
             in_channels=shape.in_channels,
@@ -127,14 +151,15 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
             mean=shape.mean,
             std=shape.std,
             autocast=config.training.precision == "bfloat16",
+            slices=None if learners is None else learners.slices,
         )
         loss = build_loss(
             config.loss,
             num_classes=shape.num_classes,
-            embedding_dim=config.model.embedding_dim,
+            embedding_dim=dim,
             max_positives=max_positives(config.data.batch_size, config.data.samples_per_class, shape.num_classes),
+            num_learners=num_learners,
         )
-        # Absent where it would do nothing, so that nothing can differ.
         see = None
         if config.see.num_expansions > 0 and config.see.weight > 0.0:
             see = SphericalExpansion(
@@ -142,11 +167,11 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
                 config.loss,
                 num_epochs=config.training.num_epochs,
                 num_classes=shape.num_classes,
-                embedding_dim=config.model.embedding_dim,
+                embedding_dim=dim,
             )
     chunk_size = config.training.chunk_size
     _require_independent(config, normalises_batches=model.normalises_batches)
-    objective = Objective(model, loss, image_size=shape.image_size, chunk_size=chunk_size, see=see)
+    objective = Objective(model, loss, image_size=shape.image_size, chunk_size=chunk_size, see=see, learners=learners)
     return objective.double() if config.training.precision == "float64" else objective
 
 
@@ -154,7 +179,14 @@ def require_possible(config: ExperimentConfig) -> None:
     """Raises ConfigError for what is impossible whatever the images: a loss of a library, chunks of a batch."""
     if isinstance(config.loss, LibraryConfig):
         dim = config.model.embedding_dim
-        LibraryLoss(config.loss, num_classes=_ANY_CLASSES, embedding_dim=dim).require_working(embedding_dim=dim)
+        loss = LibraryLoss(config.loss, num_classes=_ANY_CLASSES, embedding_dim=dim)
+        loss.require_working(embedding_dim=dim)
+        learners = config.divide.num_learners
+        if learners > 1 and loss.state_dict():
+            raise ConfigError(
+                f"divide.num_learners: learners cannot share the parameters of loss.name={config.loss.name}; take a "
+                f"loss of raydml's own, or 1, but got {learners}"
+            )
     if config.training.chunk_size is not None and config.model.batch_norm != "frozen":
         _require_independent(config, normalises_batches=has_batch_norm(config.model.backbone))
 

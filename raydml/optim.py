@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import assert_never
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from raydml.config import (
@@ -24,14 +25,16 @@ from raydml.objective import Objective
 def parameter_groups(objective: Objective, config: OptimizerConfig) -> list[dict[str, object]]:
     """Matrices and kernels of the model with decay, its vectors without, the loss's parameters with rates of their own.
 
-    Frozen parameters are in no group; an empty group is left out.
+    Those of the backbone apart from the head's, and marked, because it may rest. Frozen parameters are in no group; an
+    empty group is left out.
     """
-    trainable = [p for p in objective.model.parameters() if p.requires_grad]
-    groups: list[dict[str, object]] = [
-        _group([p for p in trainable if p.ndim > 1], config.lr, config.weight_decay),
-        _group([p for p in trainable if p.ndim <= 1], config.lr, 0.0),
-        _group(objective.loss_parameters(), config.loss_lr, config.loss_weight_decay),
-    ]
+    groups: list[dict[str, object]] = []
+    for part in (objective.model.backbone, objective.model.head):
+        trainable = [p for p in part.parameters() if p.requires_grad]
+        marks = {"backbone": part is objective.model.backbone}
+        groups.append(_group([p for p in trainable if p.ndim > 1], config.lr, config.weight_decay) | marks)
+        groups.append(_group([p for p in trainable if p.ndim <= 1], config.lr, 0.0) | marks)
+    groups.append(_group(objective.loss_parameters(), config.loss_lr, config.loss_weight_decay) | {"backbone": False})
     return [group for group in groups if group["params"]]
 
 
@@ -62,23 +65,37 @@ def _with_momentum(optimizer: SGD) -> SGD:
     return optimizer
 
 
-def masked_step(optimizer: Optimizer, stopped: torch.Tensor) -> None:
+def masked_step(optimizer: Optimizer, stopped: Tensor, moving: Iterable[tuple[nn.Parameter, Tensor]] = ()) -> None:
     """One optimizer step, left out where the device flag `stopped` is set; the host never looks at the flag.
 
-    torch's fused optimizers leave a step out where `found_inf` is set: GradScaler's own way.
+    Of the parameters in `moving` only entries of the bool mask beside them move, and only their momentum: all others
+    are as they were, to the bit. torch's fused optimizers leave a step out where `found_inf` is set: GradScaler's own
+    way.
     """
+    before = [(parameter, mask, _entries(optimizer, parameter, copied=True)) for parameter, mask in moving]
     optimizer.found_inf = stopped.float()  # type: ignore[attr-defined]
     optimizer.step()
+    for parameter, mask, earlier in before:
+        for name, entries in _entries(optimizer, parameter).items():
+            # What has no earlier value begins at zero.
+            entries.copy_(torch.where(mask, entries, earlier.get(name, 0.0)))
 
 
-def set_learning_rates(optimizer: Optimizer, factor: float) -> None:
-    """Sets every group to a share of its peak rate."""
+def _entries(optimizer: Optimizer, parameter: nn.Parameter, *, copied: bool = False) -> dict[str, Tensor]:
+    """A parameter and what the optimizer remembers of each of its entries."""
+    state = {name: x for name, x in optimizer.state[parameter].items() if x.shape == parameter.shape}
+    entries = {"": parameter.detach(), **state}
+    return {name: x.clone() for name, x in entries.items()} if copied else entries
+
+
+def set_learning_rates(optimizer: Optimizer, factor: float, *, backbone_rests: bool = False) -> None:
+    """Sets every group to a share of its peak rate; that of the backbone to zero where it rests."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = 0.0 if backbone_rests and group["backbone"] else group["peak_lr"] * factor
 
 
-def lr_factor(config: ScheduleConfig, *, step: int, steps_per_epoch: int, num_epochs: int) -> float:
-    """The share of the peak rate at a step, counted from 0 over the whole training.
+def lr_factor(config: ScheduleConfig, *, step: float, steps_per_epoch: int, num_epochs: int) -> float:
+    """The share of the peak rate at a step, counted from 0 over the whole training; a part of one counts too.
 
     Warm-up rises linearly from 1 / warm-up steps to 1; cosine then falls to its final factor at the last step.
     """

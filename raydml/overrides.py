@@ -84,10 +84,14 @@ def _without_arguments(raw: Plain, arguments: str, name: object, notes: list[str
 
 
 def _with_section(base: Plain, path: str) -> Plain:
-    """A file may leave a section out: what is changed then is the default one."""
+    """A file may leave a section out: what is changed then is one of the default's kind.
+
+    A section without kinds needs nothing: fields that are not given follow its preset, or are defaults.
+    """
     first, _, rest = path.partition(".")
     default = dump(ExperimentConfig()).get(first)
-    return base if first in base or not rest or not isinstance(default, dict) else {**base, first: default}
+    of_a_kind = isinstance(default, dict) and "kind" in default
+    return {**base, first: default} if first not in base and rest and of_a_kind else base
 
 
 def _mapping(raw: Mapping[str, object], key: str) -> Plain:

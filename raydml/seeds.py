@@ -16,6 +16,7 @@ class Purpose(IntEnum):
     LAYERS = 3
     SAMPLER = 4
     FRAMES = 5
+    CLUSTERS = 6
 
 
 def stream(purpose: Purpose, *parts: int) -> np.random.Generator:

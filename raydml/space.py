@@ -20,6 +20,7 @@ from raydml.config import (
     ConfigError,
     Distribution,
     ExperimentConfig,
+    LibraryConfig,
     Model,
     Protocol,
     Range,
@@ -104,7 +105,10 @@ class Study(Model):
 
     def structures(self) -> tuple[ExperimentConfig, ...]:
         """An experiment for each network and loss that the space can build, by everything that may be refused then."""
-        searched = {path: limits for path, limits in self.distributions().items() if path in _STRUCTURAL}
+        # Learners do not change the network; whether they can share a loss of a library shows when it is made.
+        of_library = {"divide.num_learners"} if isinstance(self.base.loss, LibraryConfig) else set()
+        structural = {*_STRUCTURAL, *of_library}
+        searched = {path: limits for path, limits in self.distributions().items() if path in structural}
         points = _product({path: _near_corners(distribution) for path, distribution in searched.items()})
         return tuple(self.experiment(point) for point in points)
 

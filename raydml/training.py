@@ -7,7 +7,6 @@ drives it: Ray Train with N workers, a reused Tune actor, or a test.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +16,14 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from raydml import atomic, checkpoint, seeds, yamlfile
-from raydml.config import ConfigError, ExperimentConfig, FolderConfig, dump
-from raydml.config.grammar import differences
-from raydml.data.batches import PixelSource, class_balanced_batches, num_steps, sequential_batches, training_batches
+from raydml import atomic, yamlfile
+from raydml.config import ConfigError, ExperimentConfig
 from raydml.data.cache import ImageSet
-from raydml.data.catalog import Subset, fold_subsets, open_images, trainval_subset
-from raydml.distributed import barrier, gather_ragged, rank, world_size
-from raydml.epoch import TrainingState, embed, new_state, train_epoch
-from raydml.metrics import retrieval_metrics
-from raydml.objective import DataShape, build_objective, require_possible
+from raydml.data.catalog import open_images, trainval_subset
+from raydml.distributed import barrier, rank
+from raydml.model_training import ModelTraining, data_shape
+from raydml.objective import build_objective, require_possible
 from raydml.torch_defects import require_right_bfloat16
-
-# Images from which the mean and deviation of the pixels are taken: more would not move the third digit.
-_STATISTICS_IMAGES = 2048
 
 
 class TrainingFailedError(RuntimeError):
@@ -84,12 +77,12 @@ class Run:
             self.close()
             raise
 
-    def _open_models(self, device: torch.device) -> list[_Model]:
+    def _open_models(self, device: torch.device) -> list[ModelTraining]:
         spec = self.spec
         images = open_images(spec.config.data)
         folds = spec.folds if spec.split == "train" else (None,)
         return [
-            _Model(spec.config, images, fold, path, device)
+            ModelTraining(spec.config, images, fold, path, device)
             for fold, path in zip(folds, spec.checkpoints(), strict=True)
         ]
 
@@ -129,103 +122,6 @@ class Run:
             self._lock.release()
 
 
-def _require_same(directory: Path, config: ExperimentConfig, trained: ExperimentConfig, fold: int | None) -> None:
-    """Raises ConfigError where a checkpoint is another experiment's or another fold's."""
-    if checkpoint.read_meta(directory)["fold"] != fold:
-        raise ConfigError(f"{directory}: this checkpoint is of another fold than fold={fold}")
-    for path, found, wanted in differences(dump(trained), dump(config)):
-        if path != "data.cache":
-            raise ConfigError(f"{directory}: this checkpoint has {path}={found}, but got {wanted}")
-
-
-class _Model:
-    """One model of a run: its data, its state, its checkpoint."""
-
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        images: ImageSet,
-        fold: int | None,
-        directory: Path,
-        device: torch.device,
-    ) -> None:
-        self._fold = fold
-        if fold is None:
-            subsets: tuple[Subset, Subset | None] = trainval_subset(images, config.data), None
-        else:
-            subsets = fold_subsets(images, config.data, fold)
-        self._train, self._val = subsets
-        self._directory, self._device, self._fingerprint = directory, device, images.fingerprint
-        self._source = PixelSource(images.images, self._train.index, device=device)
-        self._val_source = None if self._val is None else PixelSource(images.images, self._val.index, device=device)
-        self._state = self._open(config, images)
-
-    def _open(self, config: ExperimentConfig, images: ImageSet) -> TrainingState:
-        if checkpoint.exists(self._directory):
-            state = checkpoint.load(self._directory, device=self._device, fingerprint=self._fingerprint)
-            _require_same(self._directory, config, state.config, self._fold)
-            return state
-        steps = config.training.steps_per_epoch or num_steps(len(self._train.index), config.data.batch_size)
-        shape = data_shape(config, images, self._train)
-        return new_state(config, shape, steps_per_epoch=steps, device=self._device)
-
-    def metrics_of(self, epoch: int) -> dict[str, float]:
-        """Metrics of an epoch (from 1): from the checkpoint's history, else trained now."""
-        state = self._state
-        if epoch <= len(state.history):
-            return state.history[epoch - 1]
-        started = time.perf_counter()
-        metrics = {f"train/{name}": value for name, value in self._train_epoch().items()}
-        if self._val is not None:
-            metrics |= {f"val/{name}": value for name, value in self._validate().items()}
-        row = {"epoch": epoch, "step": state.step, **metrics, "seconds": round(time.perf_counter() - started, 4)}
-        state.history.append(row)
-        if rank() == 0:
-            checkpoint.save(state, self._directory, fingerprint=self._fingerprint, fold=self._fold)
-        return row
-
-    def _train_epoch(self) -> dict[str, float]:
-        state, data = self._state, self._state.config.data
-        rows = class_balanced_batches(
-            self._train.labels,
-            batch_size=data.batch_size,
-            samples_per_class=data.samples_per_class,
-            num_steps=state.steps_per_epoch,
-            seed=state.config.seed,
-            epoch=state.epoch,
-        )
-        batches = training_batches(
-            self._source,
-            self._train.labels,
-            rows,
-            augment=data.augment,
-            seed=state.config.seed,
-            epoch=state.epoch,
-            rank=rank(),
-            world_size=world_size(),
-        )
-        # Dropout and the like draw from the global generator: seeded here, an epoch is the same after a resume.
-        with torch.random.fork_rng():
-            torch.manual_seed(seeds.derive(seeds.Purpose.LAYERS, state.config.seed, state.epoch, rank()))
-            return train_epoch(state, batches, device=self._device)
-
-    def _validate(self) -> dict[str, float]:
-        """Rank r embeds images r, r + R, ...: no padding, so no image counts twice. Metrics on rank 0."""
-        assert self._val is not None
-        assert self._val_source is not None
-        config = self._state.config
-        mine = np.arange(rank(), len(self._val.index), world_size())
-        batches = sequential_batches(self._val_source, self._val.labels, mine, batch_size=config.evaluation.batch_size)
-        part = embed(self._state.objective.model, batches, image_size=self._state.shape.image_size)
-        embeddings, labels = gather_ragged(part.embeddings), gather_ragged(part.labels)
-        order = gather_ragged(part.index).argsort()
-        if rank() != 0:
-            return {}
-        metrics = retrieval_metrics(embeddings[order], labels[order], recall_at=config.evaluation.recall_at)
-        # Counts of queries are the same every epoch: they are no curve.
-        return {name: value for name, value in metrics.items() if not name.startswith("num_")}
-
-
 def require_trainable(*configs: ExperimentConfig, on_cpu: bool = False) -> ImageSet:
     """Opens the data and builds every model once, where a user can read why it cannot be done. Raises ConfigError.
 
@@ -261,25 +157,6 @@ def read_history(directory: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def data_shape(config: ExperimentConfig, images: ImageSet, train: Subset) -> DataShape:
-    """What model and loss need of the training images; mean and deviation of pixels over an even sample of them."""
-    stride = max(1, len(train.index) // _STATISTICS_IMAGES)
-    sample = images.images[train.index[::stride]].astype(np.float64) / 255.0
-    std = sample.std(axis=(0, 1, 2))
-    return DataShape(
-        num_classes=train.num_classes,
-        in_channels=images.images.shape[3],
-        image_size=input_size(config, images),
-        mean=tuple(float(x) for x in sample.mean(axis=(0, 1, 2))),
-        std=tuple(float(x) if x > 0 else 1.0 for x in std),
-    )
-
-
-def input_size(config: ExperimentConfig, images: ImageSet) -> int:
-    """Height and width of the network's input."""
-    return config.data.input_size if isinstance(config.data, FolderConfig) else int(images.images.shape[1])
 
 
 def final_metrics(history: list[dict[str, float]]) -> Mapping[str, float]:

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
-from raydml.config import Resources
+from raydml.config import ConfigError, Resources
+from raydml.epoch import TrainingStoppedError
 from raydml.session import import_ray
 from raydml.tensorboard import Curves
-from raydml.training import Run
+from raydml.training import Run, TrainingFailedError
 from raydml.workers import Task, WorkerGroup
 
 import_ray()
@@ -124,5 +125,5 @@ def _result(row: dict[str, float], task: Task) -> dict[str, Any]:
 
 def _failed(error: Exception) -> dict[str, Any]:
     text = " ".join(str(error).split())
-    known = type(error).__name__ in ("NonFiniteLossError", "TrainingFailedError", "ConfigError")
+    known = isinstance(error, TrainingStoppedError | TrainingFailedError | ConfigError)
     return {FAILURE: text if known else f"{type(error).__name__}: {text}", "done": True}

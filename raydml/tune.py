@@ -28,6 +28,7 @@ from raydml.baseline import raw_pixel_metrics
 from raydml.capacity import Capacity, Worker, concurrency, surely_without_gpu, worker_of
 from raydml.checkpoint import versions
 from raydml.config import ConfigError, ExperimentConfig, Scalar
+from raydml.data.cache import ImageSet
 from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study, point_of
@@ -85,11 +86,13 @@ def search(study: Study, *, console: Console | None = None, verbose: bool = Fals
 def _search(
     study: Study, directory: Path, marks: Mapping[str, object], console: Console, *, verbose: bool
 ) -> SearchResult:
+    # First what may be refused: a folder that bears a study's identity takes no corrected one.
+    images = _trainable_images(study)
     atomic.write_text(directory / "study.yaml", yamlfile.dumps(study))
     identity.write(directory, marks, versions=versions(), commit=_commit())
     memory = open_study(directory / "optuna.journal", name=study.name)
     enqueue_start_points(memory, study)
-    baseline = _baseline(study, directory)
+    baseline = _baseline(study, directory, images)
     metrics = [f"val/{name}" for name in metric_names(study.base)]
     tensorboard.write_experiment(directory, space=study.distributions(), metrics=metrics)
     note = f"{study.base.data.kind}: raw pixels {_metric_of(study, baseline):.4f} {study.search.metric}; {stamp(study)}"
@@ -219,10 +222,14 @@ def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
     atomic.write_text(directory / "best.yaml", yamlfile.dumps(winner))
 
 
-def _baseline(study: Study, directory: Path) -> dict[str, float]:
-    """Mean metrics of raw pixels over the folds that are run; kept in the study's folder."""
+def _trainable_images(study: Study) -> ImageSet:
+    """The images of a study, every network and loss of which can be built. Raises ConfigError."""
     on_cpu = surely_without_gpu(study.resources, capacity_ahead())
-    images = require_trainable(*study.structures(), on_cpu=on_cpu)
+    return require_trainable(*study.structures(), on_cpu=on_cpu)
+
+
+def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, float]:
+    """Mean metrics of raw pixels over the folds that are run; kept in the study's folder."""
     recall_at = study.base.evaluation.recall_at
     rows = [
         raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], recall_at=recall_at)

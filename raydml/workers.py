@@ -20,7 +20,7 @@ import torch
 
 from raydml.capacity import Worker
 from raydml.config import ConfigError, Scalar
-from raydml.epoch import NonFiniteLossError
+from raydml.epoch import TrainingStoppedError
 from raydml.session import import_ray
 from raydml.tensorboard import Curves
 from raydml.training import RunSpec, TrainingFailedError, train
@@ -55,7 +55,7 @@ def _train_worker(config: dict[str, Task]) -> None:
     torch.set_num_threads(max(1, int(task.worker.cpus)))
     try:
         train(task.spec, device=get_device(), report=report_to_controller)
-    except (NonFiniteLossError, ConfigError) as error:
+    except (TrainingStoppedError, ConfigError) as error:
         report_to_controller({_FAILURE: str(error)})
 
 

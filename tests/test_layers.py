@@ -17,11 +17,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity"),
-    ("distances", "distributed", "models", "neighbors", "data", "torch_defects"),
-    ("losses", "see", "metrics"),
-    ("expansion", "objective", "optim"),
-    ("epoch", "checkpoint", "baseline"),
-    ("training", "identity", "runs"),
+    ("distances", "distributed", "models", "neighbors", "kmeans", "data", "torch_defects"),
+    ("losses", "see", "divide", "metrics"),
+    ("expansion", "learners", "objective", "optim"),
+    ("epoch", "clustering", "checkpoint", "baseline"),
+    ("model_training", "training", "identity", "runs"),
     ("session", "tensorboard", "workers"),
     ("train", "trial", "evaluate", "search"),
     ("display", "tune"),

@@ -89,3 +89,12 @@ def test_labels_must_be_rows_of_its_weights(device: torch.device) -> None:
 def test_arguments_of_a_miner_need_a_miner() -> None:
     with pytest.raises(ConfigError, match="loss: miner_arguments need a miner, but got"):
         parse({"loss": {"kind": "library", "name": "NTXentLoss", "miner_arguments": {"margin": 0.1}}})
+
+
+def test_learners_share_no_parameters_of_a_library() -> None:
+    learners = {"num_learners": 2}
+    require_possible(parse({"loss": {"kind": "library", "name": "ContrastiveLoss"}, "divide": learners}))
+    with pytest.raises(ConfigError, match=r"divide\.num_learners: learners cannot share the parameters") as caught:
+        require_possible(parse({"loss": {"kind": "library", "name": "ArcFaceLoss"}, "divide": learners}))
+    assert "loss.name=ArcFaceLoss" in str(caught.value)
+    assert "got 2" in str(caught.value)

@@ -108,12 +108,12 @@ def test_margin_is_the_mean_over_nonzero_terms_of_its_triplets(
     labels, loss = torch.tensor(names, device=device), _build(config).to(device).double()
     with torch.no_grad():
         for beta in loss.parameters():  # boundaries that differ, so that a wrong class is seen
-            beta.add_(0.05 * torch.arange(len(beta), device=device))
+            beta.add_(0.05 * torch.arange(beta.shape[1], device=device))
     triplets = _drawn(config, embeddings, labels, seed=7)
     learned = [beta for beta in loss.parameters() if beta.requires_grad]
 
     def loop(x: Tensor, beta: Tensor | None = None) -> Tensor:
-        values = torch.full((1,), 1.0, dtype=torch.float64) if beta is None else beta
+        values = torch.full((1,), 1.0, dtype=torch.float64) if beta is None else beta[0]
         of_anchor = names if learn_beta == "per_class" else [0] * len(names)
         terms = oracle.margin(x, triplets, alpha=0.3, beta=lambda a: values[of_anchor[a]])
         return terms + 0.0 * values.sum()  # a graph to beta where nothing was drawn
@@ -128,7 +128,7 @@ def test_margin_beta_starts_where_the_configuration_says() -> None:
         (beta,) = _build(
             MarginConfig.model_validate({"kind": "margin", "learn_beta": learn_beta, "beta": 0.7})
         ).parameters()
-        assert torch.equal(beta.detach(), torch.full((size,), 0.7))
+        assert torch.equal(beta.detach(), torch.full((1, size), 0.7))
         assert beta.requires_grad == (learn_beta != "fixed")
 
 

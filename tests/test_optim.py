@@ -63,18 +63,19 @@ def test_every_trainable_parameter_is_in_exactly_one_group(
 
 def test_only_matrices_decay_and_the_loss_has_rates_of_its_own() -> None:
     objective = _objective(_LOSSES[0])
-    matrices, vectors, loss = parameter_groups(objective, _ADAMW)
+    matrices, vectors, head_matrix, head_vector, loss = parameter_groups(objective, _ADAMW)
     assert all(p.ndim > 1 for p in _members(matrices))
     assert all(p.ndim == 1 for p in _members(vectors))
     assert [p.shape for p in _members(loss)] == [(4, 8)]
-    rates = [(group["lr"], group["weight_decay"]) for group in (matrices, vectors, loss)]
-    assert rates == [(1e-3, 1e-2), (1e-3, 0.0), (0.1, 1e-3)]
-    assert any(p is objective.model.head.weight for p in _members(matrices))
-    assert any(p is objective.model.head.bias for p in _members(vectors))
+    (weight,), (bias,) = _members(head_matrix), _members(head_vector)
+    assert weight is objective.model.head.weight
+    assert bias is objective.model.head.bias
+    rates = [(group["lr"], group["weight_decay"]) for group in (matrices, vectors, head_matrix, head_vector, loss)]
+    assert rates == [(1e-3, 1e-2), (1e-3, 0.0), (1e-3, 1e-2), (1e-3, 0.0), (0.1, 1e-3)]
 
 
 def test_groups_without_parameters_are_left_out() -> None:
-    assert len(parameter_groups(_objective(_LOSSES[1]), _ADAMW)) == 2
+    assert len(parameter_groups(_objective(_LOSSES[1]), _ADAMW)) == 4
 
 
 def test_the_kind_decides_the_optimizer() -> None:
@@ -120,7 +121,9 @@ def test_every_group_follows_the_schedule_from_its_own_peak() -> None:
     optimizer = build_optimizer(_objective(_LOSSES[0]), _ADAMW)
     set_learning_rates(optimizer, 0.5)
     set_learning_rates(optimizer, 0.1)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-4, 1e-4, 1e-2])
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-4] * 4 + [1e-2])
+    set_learning_rates(optimizer, 0.1, backbone_rests=True)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0, 0.0, 1e-4, 1e-4, 1e-2])
 
 
 def _trained(config: OptimizerConfig, device: torch.device, *, steps: int) -> tuple[Objective, Optimizer]:

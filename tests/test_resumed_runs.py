@@ -132,10 +132,10 @@ def test_a_crash_between_the_checkpoints_of_two_folds_loses_and_repeats_nothing(
 ) -> None:
     spec = RunSpec(tiny, tmp_path, folds=(0, 1))
     before, after = Trainings(dies_at=finished), Trainings()
-    monkeypatch.setattr("raydml.training.train_epoch", before)
+    monkeypatch.setattr("raydml.model_training.train_epoch", before)
     with pytest.raises(KilledError):
         run_to_the_end(spec)
-    monkeypatch.setattr("raydml.training.train_epoch", after)
+    monkeypatch.setattr("raydml.model_training.train_epoch", after)
     rows = run_to_the_end(spec)
     assert (before.count, after.count) == (finished, 6 - finished)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -156,7 +156,7 @@ def test_a_finished_run_reports_again_and_trains_nothing(
     tiny: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = run_to_the_end(RunSpec(tiny, tmp_path))
-    monkeypatch.setattr("raydml.training.train_epoch", Trainings(dies_at=0))
+    monkeypatch.setattr("raydml.model_training.train_epoch", Trainings(dies_at=0))
     assert run_to_the_end(RunSpec(tiny, tmp_path)) == rows
 
 

@@ -41,4 +41,5 @@ def test_purposes_keep_their_numbers() -> None:
         "LAYERS": 3,
         "SAMPLER": 4,
         "FRAMES": 5,
+        "CLUSTERS": 6,
     }

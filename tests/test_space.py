@@ -238,7 +238,8 @@ def test_every_loss_has_a_shipped_study() -> None:
     kinds = {path.stem: read(path).base.loss.kind for path in SHIPPED}
     assert {*kinds.values()} == {kind for c in get_args(get_args(LossConfig)[0]) for kind in kind_of(c)}
     # Named after its loss, but for the two that the word margin stands for, and studies of a method.
-    others = {"margin", "distance_weighted", "see", "see_ablation"}
+    of_methods = {"see", "see_ablation", "divide_and_conquer", "divide_convergence", "joint"}
+    others = {"margin", "distance_weighted", *of_methods}
     assert {name for name, kind in kinds.items() if name != kind} == others
 
 

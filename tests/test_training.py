@@ -18,8 +18,9 @@ from raydml.data.batches import class_balanced_batches
 from raydml.data.catalog import fold_subsets, open_images, trainval_subset
 from raydml.epoch import NonFiniteLossError
 from raydml.metrics import retrieval_metrics
+from raydml.model_training import data_shape, input_size
 from raydml.splits import Indices
-from raydml.training import Run, RunSpec, data_shape, final_metrics, input_size, read_history, require_trainable, train
+from raydml.training import Run, RunSpec, final_metrics, read_history, require_trainable, train
 
 HOST = torch.device("cpu")
 
@@ -96,7 +97,7 @@ def test_every_epoch_has_batches_and_crops_of_its_own(
     def of_the_first_epoch(labels: Indices, **arguments: Any) -> Indices:  # noqa: ANN401
         return class_balanced_batches(labels, **{**arguments, "epoch": 0})
 
-    monkeypatch.setattr("raydml.training.class_balanced_batches", of_the_first_epoch)
+    monkeypatch.setattr("raydml.model_training.class_balanced_batches", of_the_first_epoch)
     losses = [row["train/loss"] for row in run_to_the_end(RunSpec(still, tmp_path / "same"))]
     assert len(set(losses)) == 1
     cropped = replace_at(still, "data.augment.smallest_crop", 0.5)

@@ -10,10 +10,10 @@ from raydml import tune
 from raydml.capacity import this_machine
 from raydml.config import ExperimentConfig, dump
 from raydml.config.grammar import validate
+from raydml.model_training import data_shape
 from raydml.objective import DataShape, Objective, build_objective
 from raydml.session import capacity_ahead
 from raydml.space import Study
-from raydml.training import data_shape
 
 
 def study_of(base: ExperimentConfig, space: dict[str, object]) -> Study:
@@ -49,7 +49,8 @@ def test_every_network_of_a_search_is_built_once(
 
     monkeypatch.setattr("raydml.training.build_objective", building)
     monkeypatch.setattr("raydml.training.data_shape", looking)
-    assert tune._baseline(study_of(tiny, space), tmp_path)["map@r"] > 0.0
+    study = study_of(tiny, space)
+    assert tune._baseline(study, tmp_path, tune._trainable_images(study))["map@r"] > 0.0
     assert built == networks
     assert len(shapes) == 1
 

@@ -7,6 +7,7 @@ validates the result; nothing mutates one.
 from raydml.config.base import ConfigError, Model
 from raydml.config.commands import EvaluateOptions, TrainOptions
 from raydml.config.data import AugmentConfig, DataConfig, DigitsConfig, FolderConfig, GlyphsConfig, Sampling
+from raydml.config.divide import DivideConfig
 from raydml.config.experiment import ExperimentConfig
 from raydml.config.grammar import dump, parse, replace_at
 from raydml.config.losses import (
@@ -71,6 +72,7 @@ __all__ = [
     "DigitsConfig",
     "DiscriminateConfig",
     "Distribution",
+    "DivideConfig",
     "EarlyStopping",
     "EvaluateOptions",
     "EvaluationConfig",

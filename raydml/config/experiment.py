@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from raydml.config.base import Model
 from raydml.config.data import DataConfig, GlyphsConfig
+from raydml.config.divide import DivideConfig
 from raydml.config.losses import (
     DiscriminateConfig,
     LibraryConfig,
@@ -44,6 +45,9 @@ class ExperimentConfig(Model):
     see: SeeConfig = SeeConfig()
     """Synthetic embeddings around the class directions; none by default."""
 
+    divide: DivideConfig = DivideConfig()
+    """Learners, each with its cluster of images and its slice of the embedding; one by default."""
+
     optimizer: OptimizerConfig = AdamWConfig(kind="adamw")
     """How parameters move."""
 
@@ -67,12 +71,41 @@ class ExperimentConfig(Model):
         return self
 
     @model_validator(mode="after")
+    def _learners_fit(self) -> ExperimentConfig:
+        count, dim = self.divide.num_learners, self.model.embedding_dim
+        if count > dim:
+            raise ValueError(
+                "divide.num_learners must not exceed model.embedding_dim, but got "
+                f"divide.num_learners={count}, model.embedding_dim={dim}"
+            )
+        full, conquer = self.divide.boundaries(self.training.num_epochs)
+        if count > 1 and full > conquer:
+            raise ValueError(
+                "divide.full_embedding_epoch must not exceed divide.conquer_epoch, but got "
+                f"divide.full_embedding_epoch={full}, divide.conquer_epoch={conquer} "
+                f"of training.num_epochs={self.training.num_epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _expansions_fit(self) -> ExperimentConfig:
-        count, dim = self.see.num_expansions, self.model.embedding_dim
+        count, dim, learners = self.see.num_expansions, self.model.embedding_dim, self.divide.num_learners
         if count > dim - 1:
             raise ValueError(
                 "see.num_expansions must not exceed model.embedding_dim - 1, but got "
                 f"see.num_expansions={count}, model.embedding_dim={dim}"
+            )
+        if count > 0 and learners > 1 and self.divide.masks == "learned":
+            raise ValueError(
+                "see.num_expansions above 0 needs divide.masks=fixed, because a learned mask has no slice to expand "
+                f"in, but got see.num_expansions={count}, divide.num_learners={learners}"
+            )
+        smallest = self.divide.smallest_slice(dim)
+        if count > smallest - 1:
+            raise ValueError(
+                "see.num_expansions must not exceed the dimension of the smallest learner - 1, but got "
+                f"see.num_expansions={count} and {smallest} dimensions "
+                f"(model.embedding_dim={dim}, divide.num_learners={learners})"
             )
         if count > 0 and isinstance(self.loss, RecallAtKConfig | SmoothAPConfig | LibraryConfig):
             raise ValueError(

@@ -111,6 +111,8 @@ def distribution_of(base: ExperimentConfig, path: str, limits: Range) -> Distrib
         raise ValueError(f"space: {error}") from None
     if path == "kind" or path.endswith(".kind"):
         raise ValueError(f"space.{path}: a kind is not searched; make one study for each")
+    if path.endswith(".preset"):
+        raise ValueError(f"space.{path}: a preset is not searched; search the fields it sets")
     if not all(t in (int, float, str, bool, NoneType) or literal_values(t) for t in types):
         raise ValueError(f"space.{path}: this is a section or a list; only single values are searched")
     if limits.choices is not None:

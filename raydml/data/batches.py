@@ -10,7 +10,8 @@ of a batch; the length of an epoch is exactly `num_steps`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,8 @@ class Batch:
     """(B, 5) float32 of `raydml.data.augment`, where the batch is to be augmented."""
     num_global: int | None = None
     """G, images of the global batch; B times the workers where None."""
+    learner: int | None = None
+    """Whose batch it is, where images are divided among learners."""
 
 
 def num_steps(num_images: int, batch_size: int) -> int:
@@ -65,7 +68,8 @@ def class_balanced_batches(
     num_classes = int(labels.max()) + 1
     slots_per_batch = batch_size // samples_per_class
     slot_class = _class_order(num_classes, slots_per_batch, num_steps * slots_per_batch, rng)
-    return _fill_slots(labels, slot_class, samples_per_class, rng).reshape(num_steps, batch_size)
+    take = np.full(num_classes, samples_per_class)
+    return fill_slots(labels, slot_class, take, rng).reshape(num_steps, batch_size)
 
 
 def _class_order(num_classes: int, slots_per_batch: int, num_slots: int, rng: np.random.Generator) -> Indices:
@@ -84,13 +88,13 @@ def _class_order(num_classes: int, slots_per_batch: int, num_slots: int, rng: np
     return np.concatenate(rounds)[:num_slots]
 
 
-def _fill_slots(labels: Indices, slot_class: Indices, samples_per_class: int, rng: np.random.Generator) -> Indices:
-    """Images for every slot, (slots * samples_per_class,): each class's stream of random rounds, cut into slots."""
+def fill_slots(labels: Indices, slot_class: Indices, take: Indices, rng: np.random.Generator) -> Indices:
+    """Images for every slot, slot after slot: each class's stream of random rounds, cut into pieces of `take` (C,)."""
     sizes = np.bincount(labels)
     slots_of = np.bincount(slot_class, minlength=len(sizes))
     # Of each round only whole slots are used, so that no image is twice in a slot unless its class is too small.
-    usable = np.where(sizes >= samples_per_class, sizes // samples_per_class * samples_per_class, sizes)
-    rounds = -(-slots_of * samples_per_class // usable)
+    usable = np.where(sizes >= take, sizes // take * take, sizes)
+    rounds = -(-slots_of * take // usable)
     by_class = np.argsort(labels, kind="stable")
     start = np.cumsum(sizes) - sizes
     # One entry for each (class, round, image), then a random order within each (class, round).
@@ -105,8 +109,10 @@ def _fill_slots(labels: Indices, slot_class: Indices, samples_per_class: int, rn
     place = np.empty(len(slot_class), dtype=np.int64)
     by_slot_class = np.argsort(slot_class, kind="stable")
     place[by_slot_class] = np.arange(len(slot_class)) - np.repeat(np.cumsum(slots_of) - slots_of, slots_of)
-    first = stream_start[slot_class] + place * samples_per_class
-    filled: Indices = stream[first[:, None] + np.arange(samples_per_class)].reshape(-1).astype(np.int64)
+    length = take[slot_class]
+    first = stream_start[slot_class] + place * length
+    steps = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    filled: Indices = stream[np.repeat(first, length) + steps].astype(np.int64)
     return filled
 
 
@@ -141,21 +147,22 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 def training_batches(
     source: PixelSource,
     labels: Indices,
-    rows: Indices,
+    rows: Iterable[Indices],
     *,
     augment: AugmentConfig,
     seed: int,
     epoch: int,
     rank: int,
     world_size: int,
+    learners: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """This worker's part of every batch of an epoch; `rows` (steps, G) are the global batches.
+    """This worker's part of every batch of an epoch; `rows` are the global batches, each (G,), of these learners.
 
     Random crops are drawn for the global batch and then cut, so that no image's fate depends on the workers.
     """
-    mine = share(rows.shape[1], rank, world_size)
     rng = seeds.stream(seeds.Purpose.CROPS, seed, epoch)
-    for row in rows:
+    for row, learner in zip(rows, learners or itertools.repeat(None), strict=False):
+        mine = share(len(row), rank, world_size)
         crops = draw_crops(augment, len(row), rng)
         yield Batch(
             source.take(row[mine]),
@@ -163,6 +170,7 @@ def training_batches(
             torch.from_numpy(row[mine]),
             None if crops is None else to_device(torch.from_numpy(crops[mine]), source.device),
             num_global=len(row),
+            learner=learner,
         )
 
 

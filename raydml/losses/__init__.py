@@ -58,22 +58,35 @@ from raydml.losses.proxy import ProxyAnchorLoss, ProxyNCALoss, SoftTripleLoss
 from raydml.losses.ranking import RankingLoss
 from raydml.losses.softmax import CurricularFaceLoss, MarginSoftmaxLoss
 from raydml.losses.structured import AngularLoss, HistogramLoss, LiftedStructureLoss
+from raydml.losses.view import ClassSubset, View
 
-__all__ = ["LossOutput", "References", "build_loss", "check_batch"]
+__all__ = ["ClassSubset", "LossOutput", "References", "View", "build_loss", "check_batch"]
 
 
 def build_loss(
-    config: LossConfig, *, num_classes: int, embedding_dim: int, max_positives: int | None = None
+    config: LossConfig,
+    *,
+    num_classes: int,
+    embedding_dim: int,
+    max_positives: int | None = None,
+    num_learners: int = 1,
 ) -> nn.Module:
     """The loss of a configuration: forward(embeddings (G, D) unit, labels (G,) int64, *, generator) -> LossOutput.
 
     Learned parameters (proxies, beta) start from torch's global generator; labels are 0 ... num_classes - 1.
     `max_positives` is the most positives an image can have in a batch; without it, the angular loss and those that
-    smooth a metric ask the device in every step. Raises ConfigError where a loss of a library cannot be had.
+    smooth a metric ask the device in every step. `num_learners` is how many share the embedding: state that is not
+    proxies then has a row for each (`View`). Raises ConfigError where a loss of a library cannot be had.
     """
     match config:
         case PairLoss():
-            loss = _pair_loss(config, num_classes=num_classes, embedding_dim=embedding_dim, max_positives=max_positives)
+            loss = _pair_loss(
+                config,
+                num_classes=num_classes,
+                embedding_dim=embedding_dim,
+                max_positives=max_positives,
+                num_learners=num_learners,
+            )
             memory = config.memory
             return loss if memory.size == 0 else CrossBatchMemory(loss, memory, embedding_dim=embedding_dim)
         case RecallAtKConfig() | SmoothAPConfig():
@@ -87,14 +100,17 @@ def build_loss(
         case NormalisedSoftmaxConfig() | CosFaceConfig() | ArcFaceConfig():
             return MarginSoftmaxLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
         case CurricularFaceConfig():
-            return CurricularFaceLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+            sizes = {"num_classes": num_classes, "embedding_dim": embedding_dim, "num_learners": num_learners}
+            return CurricularFaceLoss(config, **sizes)
         case LibraryConfig():
             return LibraryLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
         case _:
             assert_never(config)
 
 
-def _pair_loss(config: PairLossConfig, *, num_classes: int, embedding_dim: int, max_positives: int | None) -> nn.Module:
+def _pair_loss(
+    config: PairLossConfig, *, num_classes: int, embedding_dim: int, max_positives: int | None, num_learners: int
+) -> nn.Module:
     match config:
         case DiscriminateConfig():
             return DiscriminateLoss(config)
@@ -103,7 +119,8 @@ def _pair_loss(config: PairLossConfig, *, num_classes: int, embedding_dim: int, 
         case TripletConfig():
             return TripletLoss(config)
         case MarginConfig():
-            return MarginLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+            sizes = {"num_classes": num_classes, "embedding_dim": embedding_dim, "num_learners": num_learners}
+            return MarginLoss(config, **sizes)
         case LiftedStructureConfig():
             return LiftedStructureLoss(config)
         case NPairConfig():

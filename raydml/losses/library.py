@@ -20,6 +20,7 @@ from raydml.config import ConfigError, LibraryConfig
 from raydml.config.grammar import unknown_key
 from raydml.distances import full_precision
 from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.view import View, rows_of
 
 _TRIED = 8
 """Rows of the batch that a loss is tried with."""
@@ -57,13 +58,19 @@ class LibraryLoss(nn.Module):
                 raise ConfigError(f"loss.name: {name} gives {tuple(value.shape)} numbers instead of one")
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, check: bool = False
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        check: bool = False,
+        view: View | None = None,
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput without stats; random miners follow `generator`."""
         if check:
             check_batch(embeddings, labels, num_classes=self.num_classes)
         # The library casts its parameters to the type of the embeddings, for good: half precision never reaches it.
-        rows = full_precision(embeddings)
+        rows = rows_of(view, full_precision(embeddings))
         if generator is None:
             return LossOutput(self._value(rows, labels), {})
         # It draws from the global generators, which are put back.

@@ -15,6 +15,7 @@ from raydml.losses.calling import on_pairs
 from raydml.losses.masking import Pairs, References, masked_mean, pairs_of, reference_rows
 from raydml.losses.mining import sample_negatives
 from raydml.losses.output import LossOutput, check_batch
+from raydml.losses.view import View, root_mean_square
 
 # Negatives drawn for an anchor: with more positives than that, in a batch or a memory, some share a draw.
 _MOST_DRAWS = 64
@@ -115,11 +116,11 @@ class MarginLoss(nn.Module):
     64 negatives at most; of its further positives each shares the draw of an earlier one.
     """
 
-    def __init__(self, config: MarginConfig, *, num_classes: int, embedding_dim: int) -> None:
+    def __init__(self, config: MarginConfig, *, num_classes: int, embedding_dim: int, num_learners: int = 1) -> None:
         super().__init__()
         self.config = config
         self.embedding_dim = embedding_dim
-        beta = torch.full((num_classes if config.learn_beta == "per_class" else 1,), config.beta)
+        beta = torch.full((num_learners, num_classes if config.learn_beta == "per_class" else 1), config.beta)
         self.beta = nn.Parameter(beta, requires_grad=config.learn_beta != "fixed")
 
     def forward(
@@ -130,6 +131,7 @@ class MarginLoss(nn.Module):
         references: References | None = None,
         generator: torch.Generator | None = None,
         check: bool = False,
+        view: View | None = None,
     ) -> LossOutput:
         """(G, D) unit rows, (G,) int64 -> LossOutput. Draws from `generator`; stats: beta, share of active terms."""
         if check:
@@ -137,9 +139,11 @@ class MarginLoss(nn.Module):
             check_batch(
                 embeddings,
                 labels,
-                num_classes=len(self.beta) if per_class else None,
+                num_classes=self.beta.shape[1] if per_class else None,
                 embedding_dim=self.embedding_dim,
             )
+        if view is not None:
+            embeddings, references = view.project(embeddings), view.references(references)
         distance = euclidean(embeddings, reference_rows(embeddings, references))
         pairs = pairs_of(labels, references)
         num_draws = min(_MOST_DRAWS, distance.shape[1])
@@ -147,12 +151,13 @@ class MarginLoss(nn.Module):
             distance,
             pairs.negative,
             num_draws=num_draws,
-            embedding_dim=self.embedding_dim,
+            embedding_dim=embeddings.shape[1],
             cutoff=self.config.cutoff,
             nonzero_cutoff=self.config.nonzero_cutoff,
             generator=generator,
         )
-        beta = (self.beta[labels] if self.config.learn_beta == "per_class" else self.beta)[:, None]
+        boundary = root_mean_square(self.beta, view)
+        beta = nn.functional.embedding(labels, boundary) if self.config.learn_beta == "per_class" else boundary
         drawn = pairs.positive & has_negative[:, None]
         num_drawn = drawn.sum(1, keepdim=True)
         # The first positive of an anchor takes the first draw, and so on: (G, num_draws) positives of each draw.
@@ -163,7 +168,7 @@ class MarginLoss(nn.Module):
         # With `alpha`, because a number times int64 is float32, whatever the distances are.
         total = torch.add((pulls * pull).sum() + (pushes * push).sum(), num_active, alpha=self.config.margin)
         stats = {
-            "beta": self.beta.detach().mean(),
+            "beta": boundary.detach().mean(),
             "active_terms": num_active / (2 * num_drawn.sum()).clamp(min=1),
         }
         return LossOutput(total / num_active.clamp(min=1), stats)

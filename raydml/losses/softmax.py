@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from raydml.config import ArcFaceConfig, CosFaceConfig, CurricularFaceConfig, NormalisedSoftmaxConfig
-from raydml.losses.calling import on_proxies
+from raydml.losses.calling import on_proxies, on_proxies_of_learners
 from raydml.losses.classes import logsumexp_of_others, mean_of_counted, own_class
 from raydml.losses.masking import softplus
 from raydml.losses.output import LossOutput
+from raydml.losses.view import View, mean, with_state
 
 
 def _uniform(num_classes: int, embedding_dim: int) -> nn.Parameter:
@@ -94,18 +95,24 @@ class CurricularFaceLoss(nn.Module):
 
     curriculum: Tensor
 
-    def __init__(self, config: CurricularFaceConfig, *, num_classes: int, embedding_dim: int) -> None:
+    def __init__(
+        self, config: CurricularFaceConfig, *, num_classes: int, embedding_dim: int, num_learners: int = 1
+    ) -> None:
         super().__init__()
         self.config = config
         self.proxies = _uniform(num_classes, embedding_dim)
-        self.register_buffer("curriculum", torch.zeros(()))
+        self.register_buffer("curriculum", torch.zeros(num_learners))
 
-    @on_proxies
-    def forward(self, embeddings: Tensor, labels: Tensor, proxies: Tensor, counted: Tensor | None) -> LossOutput:
+    @on_proxies_of_learners
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, proxies: Tensor, counted: Tensor | None, view: View | None
+    ) -> LossOutput:
         """(G, D) unit rows, (G,) int64, (G,) bool -> LossOutput. Deterministic; stats: own cosine, curriculum."""
         own = own_class(embeddings, labels, proxies)
         # Synthetic embeddings are no evidence of how far the training is.
-        curriculum = self._advance(own.detach().mean()) if counted is None else self.curriculum
+        if counted is None:
+            self.curriculum = self._advanced(own.detach().mean(), view)
+        curriculum = mean(self.curriculum, view)
         stats = {"proxy_similarity": own.detach().mean(), "curriculum": curriculum}
         if len(proxies) < 2:
             return LossOutput(0.0 * own.sum(), stats)
@@ -122,6 +129,7 @@ class CurricularFaceLoss(nn.Module):
         return LossOutput(_cross_entropy(others, self.config.scale * target, counted), stats)
 
     @torch.no_grad()
-    def _advance(self, mean_cosine: Tensor) -> Tensor:
-        self.curriculum = torch.lerp(mean_cosine.to(self.curriculum.dtype), self.curriculum, self.config.momentum)
-        return self.curriculum
+    def _advanced(self, mean_cosine: Tensor, view: View | None) -> Tensor:
+        """(L,): the curriculum of the learners of the view one batch further."""
+        moved = torch.lerp(mean_cosine.to(self.curriculum.dtype), mean(self.curriculum, view), self.config.momentum)
+        return with_state(self.curriculum, view, moved)
