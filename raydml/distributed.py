@@ -76,6 +76,8 @@ def gather_ragged(x: Tensor) -> Tensor:
     sizes = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
     counts = [int(size) for size in sizes]
+    if max(counts) == 0:
+        return x
     padded = x.new_zeros((max(counts), *x.shape[1:]))
     padded[: x.shape[0]] = x
     shards = [torch.empty_like(padded) for _ in counts]

@@ -118,7 +118,9 @@ def _first_rows(shard: Shard, keys: Tensor) -> tuple[Tensor, Tensor]:
     best_key = found[:, 0].amin(0)
     best = torch.where(found[:, 0] == best_key, found[:, 1], torch.inf).amin(0).long()
     own = shard.index[None, :] == best[:, None]
-    return sum_over_ranks(own.to(shard.rows.dtype) @ shard.rows), best
+    with outside_autocast(shard.rows.device):
+        row = own.to(shard.rows.dtype) @ shard.rows
+    return sum_over_ranks(row), best
 
 
 def _squared(rows: Tensor, norms: Tensor, centroids: Tensor) -> Tensor:
@@ -159,9 +161,9 @@ def _refilled(shard: Shard, labels: Tensor, squared: Tensor, means: Tensor, coun
     for cluster in empty:
         largest = int(counts.argmax())
         eligible = (labels == largest) & (distance > 0.0)
-        row, number = _first_rows(shard, torch.where(eligible, -distance, torch.inf)[None])
-        if int(number) >= shard.total:
+        if int(sum_over_ranks(eligible.sum())) == 0:
             continue
+        row, number = _first_rows(shard, torch.where(eligible, -distance, torch.inf)[None])
         means[cluster] = row[0]
         distance[shard.index == number] = 0.0
         counts[largest] -= 1

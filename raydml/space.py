@@ -189,10 +189,10 @@ def _product(values: Mapping[str, Sequence[Scalar]]) -> Iterator[dict[str, Scala
 
 
 def _near_corners(distribution: Distribution) -> Sequence[Scalar]:
-    """All values of a short dimension; of a longer one the ends and, for laws of divisibility, the second."""
+    """All values of a short dimension; of a longer one the ends and, for laws of integers, the second and the third."""
     corners = distribution.corners()
     short = distribution.kind != "int" or len(corners) <= _SHORT
-    return corners if short else (corners[0], corners[1], corners[-1])
+    return corners if short else (*corners[:3], corners[-1])
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Study:

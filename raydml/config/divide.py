@@ -45,7 +45,8 @@ class DivideConfig(Model):
     """First epoch that trains all dimensions together; two fifths of the training where `auto`, as 80 of 200."""
 
     conquer_epoch: int | Literal["auto", "never"] = "auto"
-    """First epoch on all images together; the last twentieth of the training where `auto`, as 190 of 200."""
+    """First epoch on all images together; the last twentieth of the training where `auto`, as 190 of 200, but one
+    epoch at least."""
 
     cluster_on: Literal["features", "embeddings"] = "features"
     """What k-means sees: unit backbone features, as released, or embeddings, as the papers say."""
@@ -80,7 +81,9 @@ class DivideConfig(Model):
     def _preset_comes_first(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        return {**_PRESETS.get(value.get("preset", "none"), {}), **value}
+        name = value.get("preset", "none")
+        # What is no word is refused in pydantic's words afterwards.
+        return {**(_PRESETS.get(name, {}) if isinstance(name, str) else {}), **value}
 
     @model_validator(mode="after")
     def _learners_can_be(self) -> DivideConfig:
@@ -99,7 +102,9 @@ class DivideConfig(Model):
         """First epochs of the stages `full` and `conquer`, in numbers; a stage that never begins begins at the end."""
         full, conquer = self.full_embedding_epoch, self.conquer_epoch
         first_full = round(0.4 * num_epochs) if full == "auto" else full
-        first_conquer = {"auto": round(0.95 * num_epochs), "never": num_epochs}.get(str(conquer), conquer)
+        # The last epoch at least.
+        last_twentieth = min(round(0.95 * num_epochs), num_epochs - 1)
+        first_conquer = {"auto": last_twentieth, "never": num_epochs}.get(str(conquer), conquer)
         return first_full, int(first_conquer)
 
     def smallest_slice(self, embedding_dim: int) -> int:

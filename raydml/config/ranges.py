@@ -99,8 +99,8 @@ class Distribution:
         values = range(int(self.low), int(self.high) + 1, int(self.step or 1)) if self.kind == "int" else ()
         if 0 < len(values) <= 256:
             return tuple(values)
-        # A law of divisibility that holds at two neighbours holds everywhere.
-        return (values[0], values[1], values[-1]) if values else (self.low, self.high)
+        # A law of divisibility that holds at two neighbours holds everywhere; three are never all powers of two.
+        return (*values[:3], values[-1]) if values else (self.low, self.high)
 
 
 def distribution_of(base: ExperimentConfig, path: str, limits: Range) -> Distribution:

@@ -15,6 +15,9 @@ from raydml import seeds
 from raydml.data.batches import fill_slots
 from raydml.splits import Indices
 
+# Multiples of it, taken modulo one, fill the unit interval most evenly.
+_GOLDEN = 0.5 * (5.0**0.5 - 1.0)
+
 RoundLength = Literal["mean", "max", "min", "proportional"]
 
 
@@ -58,7 +61,7 @@ def _turns(sizes: Indices, *, batch_size: int, num_steps: int, round_length: Rou
     """Whose batch each step of an epoch is, as a place among the learners that have images."""
     count = len(sizes)
     if round_length == "proportional":
-        return _in_proportion(sizes, num_steps)
+        return _in_proportion(sizes, num_steps, epoch)
     if round_length == "mean":
         # The next epoch begins where this one ends, so that no learner is left behind for good.
         return (epoch * num_steps + np.arange(num_steps)) % count
@@ -66,14 +69,16 @@ def _turns(sizes: Indices, *, batch_size: int, num_steps: int, round_length: Rou
     return np.arange(count * max(1, int(largest) // batch_size)) % count
 
 
-def _in_proportion(sizes: Indices, num_steps: int) -> Indices:
-    """Steps by largest remainder, those of a learner spread evenly over the epoch."""
-    exact = sizes / sizes.sum() * num_steps
-    steps = np.floor(exact).astype(np.int64)
-    most_missing = np.argsort(steps - exact, kind="stable")[: num_steps - int(steps.sum())]
-    steps[most_missing] += 1
-    owner = np.repeat(np.arange(len(sizes)), steps)
-    turn = np.arange(num_steps) - np.repeat(np.cumsum(steps) - steps, steps)
+def _in_proportion(sizes: Indices, num_steps: int, epoch: int) -> Indices:
+    """Whole turns in proportion to images, those of a learner spread evenly over the epoch.
+
+    Steps are equidistant points on a line that is cut into the learners' shares. They are shifted from epoch to epoch,
+    evenly in the long run, so that the smallest learner has its turns too.
+    """
+    points = (np.arange(num_steps) + (0.5 + epoch * _GOLDEN) % 1.0) / num_steps
+    owner = np.searchsorted(sizes.cumsum() / sizes.sum(), points, side="right").clip(max=len(sizes) - 1)
+    steps = np.bincount(owner, minlength=len(sizes))
+    turn = np.arange(num_steps) - (np.cumsum(steps) - steps)[owner]
     return owner[np.argsort((turn + 0.5) / steps[owner], kind="stable")]
 
 
