@@ -132,9 +132,12 @@ class SynchronisedBatchNorm(nn.Module):
         reduced = [d for d in range(x.ndim) if d != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = full_precision(x)
-        local_mean = wide.mean(reduced)
-        local_variance = (wide - local_mean.view(shape)).square().mean(reduced)
-        local_count = torch.full_like(local_mean, x.numel() // x.shape[1])
+        num_pixels = x.numel() // x.shape[1]
+        # A small batch may leave this worker without an image: sums of nothing are zero, and means are NaN.
+        divisor = max(1, num_pixels)
+        local_mean = wide.sum(reduced) / divisor
+        local_variance = (wide - local_mean.view(shape)).square().sum(reduced) / divisor
+        local_count = torch.full_like(local_mean, num_pixels)
         # Variances of shares combine without the cancellation of E[x^2] - E[x]^2.
         means, variances, counts = gather(torch.stack([local_mean, local_variance, local_count])[None]).unbind(1)
         count = counts.detach().sum(0)

@@ -178,15 +178,9 @@ def build_objective(config: ExperimentConfig, shape: DataShape) -> Objective:
 def require_possible(config: ExperimentConfig) -> None:
     """Raises ConfigError for what is impossible whatever the images: a loss of a library, chunks of a batch."""
     if isinstance(config.loss, LibraryConfig):
-        dim = config.model.embedding_dim
-        loss = LibraryLoss(config.loss, num_classes=_ANY_CLASSES, embedding_dim=dim)
+        dim, num_learners = config.model.embedding_dim, config.divide.num_learners
+        loss = LibraryLoss(config.loss, num_classes=_ANY_CLASSES, embedding_dim=dim, num_learners=num_learners)
         loss.require_working(embedding_dim=dim)
-        learners = config.divide.num_learners
-        if learners > 1 and loss.state_dict():
-            raise ConfigError(
-                f"divide.num_learners: learners cannot share the parameters of loss.name={config.loss.name}; take a "
-                f"loss of raydml's own, or 1, but got {learners}"
-            )
     if config.training.chunk_size is not None and config.model.batch_norm != "frozen":
         _require_independent(config, normalises_batches=has_batch_norm(config.model.backbone))
 

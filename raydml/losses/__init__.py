@@ -103,7 +103,8 @@ def build_loss(
             sizes = {"num_classes": num_classes, "embedding_dim": embedding_dim, "num_learners": num_learners}
             return CurricularFaceLoss(config, **sizes)
         case LibraryConfig():
-            return LibraryLoss(config, num_classes=num_classes, embedding_dim=embedding_dim)
+            sizes = {"num_classes": num_classes, "embedding_dim": embedding_dim, "num_learners": num_learners}
+            return LibraryLoss(config, **sizes)
         case _:
             assert_never(config)
 

@@ -29,12 +29,19 @@ _TRIED = 8
 class LibraryLoss(nn.Module):
     """A loss of pytorch-metric-learning, with a miner where the configuration has one."""
 
-    def __init__(self, config: LibraryConfig, *, num_classes: int, embedding_dim: int) -> None:
-        """Raises ConfigError where the package is missing, a name does not exist or an argument does not fit."""
+    def __init__(self, config: LibraryConfig, *, num_classes: int, embedding_dim: int, num_learners: int = 1) -> None:
+        """Raises ConfigError where the package is missing, a name does not exist or an argument does not fit, or
+        learners would have to share weights that know nothing of slices.
+        """
         super().__init__()
         known = {"num_classes": num_classes, "embedding_size": embedding_dim}
         losses, miners = _library()
         self.loss = _made(losses, ("loss.name", "loss.arguments"), config.name, config.arguments, known)
+        if num_learners > 1 and "embedding_size" in _parameters(type(self.loss)):
+            raise ConfigError(
+                f"loss.name: {config.name} has weights of all {embedding_dim} dimensions, of which no learner can "
+                f"take a part; it needs divide.num_learners=1, but got divide.num_learners={num_learners}"
+            )
         self.miner: nn.Module | None = None
         if config.miner is not None:
             paths = ("loss.miner", "loss.miner_arguments")
