@@ -58,13 +58,17 @@ class EmbeddingModel(nn.Module):
             for layer in self._batch_norms():
                 layer.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, D) unit rows, never in half precision."""
+    def forward(self, images: Tensor, *, rescaled: bool = False) -> Tensor:
+        """(B, C_in, H, W) -> (B, D) unit rows, never in half precision.
+
+        `rescaled` says that what follows scales parts of the rows to unit length again. Then the length of the whole
+        counts as constant: its gradient is zero in theory, and in practice rounding, which Adam makes steps of.
+        """
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
             projections = full_precision(self.head(self.features(images)))
         if self._slices is not None:
             return unit_slices(projections, self._slices)
-        return nn.functional.normalize(projections, dim=1)
+        return nn.functional.normalize(projections, dim=1) if not rescaled else _over_constant_length(projections)
 
     def unit_features(self, images: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, F) unit rows of the backbone's features, never in half precision."""
@@ -95,6 +99,12 @@ class EmbeddingModel(nn.Module):
 
     def _batch_norms(self) -> list[nn.Module]:
         return [layer for layer in self.backbone.modules() if isinstance(layer, _BatchNorm)]
+
+
+def _over_constant_length(rows: Tensor) -> Tensor:
+    """(B, D) -> (B, D): as torch's normalize, with no gradient of the lengths."""
+    lengths: Tensor = torch.linalg.vector_norm(rows.detach(), dim=1, keepdim=True)
+    return rows / lengths.clamp(min=1e-12)
 
 
 class SynchronisedBatchNorm(nn.Module):

@@ -128,7 +128,9 @@ class Objective(nn.Module):
         return torch.cat(embeddings)
 
     def _embed_chunk(self, images: Tensor, crops: Tensor | None) -> Tensor:
-        embeddings: Tensor = self.model(network_input(images, crops, self.image_size))
+        # Whatever a learner's view takes of an embedding it scales to unit length.
+        rescaled = self.learners is not None
+        embeddings: Tensor = self.model(network_input(images, crops, self.image_size), rescaled=rescaled)
         return embeddings
 
 

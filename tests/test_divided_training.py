@@ -47,9 +47,10 @@ ON_CLUSTERINGS = {"divide/imbalance", "divide/learners", "divide/excluded", "div
 
 
 @pytest.mark.parametrize(
-    "loss", [{"kind": "proxy_anchor"}, {"kind": "margin", "learn_beta": "per_class", "memory": {"size": 40}}]
+    ("loss", "see"),
+    [({"kind": "proxy_anchor"}, SEE), ({"kind": "margin", "learn_beta": "per_class", "memory": {"size": 40}}, {})],
+    ids=["see", "memory"],
 )
-@pytest.mark.parametrize("see", [{}, SEE], ids=["plain", "see"])
 @pytest.mark.parametrize(
     "one", [ONE, {**ONE, "masks": "learned", "normalise": "whole"}, {"preset": "tpami2021"}], ids=["v1", "masks", "v2"]
 )
@@ -216,8 +217,10 @@ def test_more_learners_than_images_are_refused(tiny: ExperimentConfig, tmp_path:
         trained(divided(config, {"num_learners": 73}), tmp_path)
 
 
-@pytest.mark.parametrize("round_length", ["mean", "max", "min", "proportional"])
-@pytest.mark.parametrize("kind", ["cosine", "step", "constant"])
+@pytest.mark.parametrize(
+    ("round_length", "kind"),
+    [("mean", "cosine"), ("max", "cosine"), ("min", "cosine"), ("proportional", "cosine"), ("max", "step")],
+)
 def test_epochs_of_any_length_keep_the_schedule(
     round_length: str, kind: str, tiny: ExperimentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
