@@ -51,7 +51,7 @@ def redivided(state: TrainingState, source: PixelSource, labels: Indices) -> Clu
     if config.cluster_by == "class":
         learners = by_class(learners, on_host, count)
     used = drop_singletons(learners, on_host)
-    require_divisible(used, num_learners=config.num_learners)
+    require_divisible(used, config)
     stats = _stats(learners, used, count, previous)
     return Clustering(
         Division(learners, count, epoch), {**stats, "divide/seconds": round(time.perf_counter() - started, 4)}

@@ -126,10 +126,11 @@ def drop_singletons(division: Tensor, labels: Tensor) -> Tensor:
     return division.where(used, EXCLUDED)
 
 
-def require_divisible(division: Tensor, *, num_learners: int) -> None:
+def require_divisible(division: Tensor, config: DivideConfig) -> None:
     """Raises ConfigError where no learner can train on what `drop_singletons` left."""
     if bool((division == EXCLUDED).all()):
+        remedy = "lower it" if config.cluster_by == "class" else "lower it, or set divide.cluster_by=class"
         raise ConfigError(
-            f"divide.num_learners: no cluster of divide.num_learners={num_learners} has two classes of two images; "
-            "lower it, or set divide.cluster_by=class"
+            f"divide.num_learners: no cluster of divide.num_learners={config.num_learners} has two classes of two "
+            f"images; {remedy}"
         )

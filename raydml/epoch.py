@@ -155,7 +155,7 @@ def train_epoch(
     epoch (from 1) and step (from 0); the parameters are those before that step.
     """
     config, usual = state.config, state.steps_per_epoch
-    rests = _divided(config) and freezes_backbone(config.divide, state.epoch, config.training.num_epochs)
+    rests = freezes_backbone(config.divide, state.epoch, config.training.num_epochs)
     parameters = [p for p in state.objective.parameters() if p.requires_grad]
     state.objective.train()
     means = _Means(device)
@@ -178,10 +178,6 @@ def train_epoch(
     means.check(state.epoch + 1)
     state.epoch += 1
     return means.means()
-
-
-def _divided(config: ExperimentConfig) -> bool:
-    return config.divide.num_learners > 1
 
 
 def _moving(objective: Objective, context: StepContext) -> list[tuple[nn.Parameter, Tensor]]:

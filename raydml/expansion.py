@@ -28,6 +28,8 @@ from raydml.losses.proxy import ProxyAnchorLoss
 from raydml.losses.view import rows_of
 from raydml.see import Rim, expand_rim, expanded_fraction, has_direction, num_expanded, reflected, rim_of
 
+# Cosines that differ by less are equally near.
+_STEPS_OF_COSINE = 2.0**16
 # Synthetic embeddings whose collisions are counted in a step: an epoch's mean over so many is sharp, and costs nothing.
 _SAMPLED = 32
 
@@ -174,7 +176,9 @@ class SphericalExpansion(nn.Module):
         generator: torch.Generator,
     ) -> Synthetic:
         rim = rim_of(embeddings, directions)
-        score = rim.cosine[:, 0]
+        # On a grid: two images of a class may be equally near to their mean, and rounding, which depends on the number
+        # of workers, must not choose between them.
+        score = (rim.cosine[:, 0] * _STEPS_OF_COSINE).round()
         if self.config.selection == "random":
             score = torch.rand(len(labels), generator=generator, dtype=score.dtype, device=score.device)
         order = score.argsort(descending=self.config.selection != "bottom", stable=True)
