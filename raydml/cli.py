@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -20,16 +20,19 @@ from rich.table import Table
 
 from raydml import yamlfile
 from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
-from raydml.config import ConfigError, EvaluateOptions, TrainOptions
+from raydml.config import ConfigError, EvaluateOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import set_at, unknown_key, validate
 from raydml.overrides import parse_assignment
 from raydml.session import joins_cluster
-from raydml.space import Study, read_with_notes
+from raydml.space import Study, read_with_notes, stamp
 
 if TYPE_CHECKING:
     from raydml import tune
 
+M = TypeVar("M", bound=BaseModel)
+
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_OVERRIDES = ("path=value", "e.g. loss.margin=0.3")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,13 +71,18 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         ("tune", _tune, "STUDY.yaml", "search the space of a study; the same command goes on after an interruption"),
         ("train", _train, "STUDY.yaml", "train the base experiment of a study, data-parallel"),
         ("evaluate", _evaluate, "RUN", "embed and evaluate a checkpoint, a run, a study's best, or a Parquet file"),
+        ("report", _report, "RUN", "tables and plots of searches and trainings, as HTML, Markdown, LaTeX and JSON"),
     ):
         command = commands.add_parser(name, prog=f"python -m raydml.{name}", description=text, help=text)
         command.set_defaults(run=run)
         command.add_argument("what", metavar=what, help=text)
-        command.add_argument("overrides", nargs="*", default=[], metavar="path=value", help="e.g. loss.margin=0.3")
-        command.add_argument("-v", "--verbose", action="store_true", help="show what the workers print")
-        if name != "evaluate":
+        rest = ("RUN|path=value", "more runs; out=FOLDER") if name == "report" else _OVERRIDES
+        command.add_argument("overrides", nargs="*", default=[], metavar=rest[0], help=rest[1])
+        if name == "report":
+            command.set_defaults(verbose=False)
+        else:
+            command.add_argument("-v", "--verbose", action="store_true", help="show what the workers print")
+        if name in ("tune", "train"):
             command.add_argument("--check", action="store_true", help="print the resolved study and stop")
         parsers[name] = command
     return parser, parsers
@@ -91,7 +99,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     from raydml import tune
     from raydml.display import leaderboard
 
-    console.print(f"{study.name}: {tune.stamp(study)}", highlight=False)
+    console.print(f"{study.name}: {stamp(study)}", highlight=False)
     result = tune.search(study, console=console, verbose=arguments.verbose)
     console.print(leaderboard(study, result.trials))
     return _conclude(study, result, console)
@@ -160,11 +168,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     console = _console()
-    own, rest = _own_options(arguments.overrides, EvaluateOptions)
-    if rest:
-        key = rest[0].partition("=")[0]
-        raise ConfigError(f"command line: {key}: {unknown_key(key, EvaluateOptions.model_fields)}")
-    options = validate(EvaluateOptions, own, source="command line")
+    options = _only_own_options(arguments.overrides, EvaluateOptions)
     if not Path(arguments.what).expanduser().exists():
         raise ConfigError(f"{arguments.what}: no such run")
     from raydml.evaluate import run_evaluation
@@ -188,6 +192,25 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if evaluation.synthetic:
         console.print("synthetic images", highlight=False)
     console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    console = _console()
+    # A folder may have any name; what is one is a run.
+    options = [text for text in arguments.overrides if "=" in text and not Path(text).expanduser().exists()]
+    runs = [arguments.what, *(text for text in arguments.overrides if text not in options)]
+    own = _only_own_options(options, ReportOptions)
+    for run in runs:
+        if not Path(run).expanduser().exists():
+            raise ConfigError(f"{run}: no such run")
+    from raydml.report import report
+
+    found = report(runs, **dict(own))
+    for note in found.contents.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    for ending in ("html", "md", "tex", "json"):
+        console.print(f"written: {found.directory / f'report.{ending}'}", highlight=False, soft_wrap=True)
     return DONE
 
 
@@ -222,6 +245,15 @@ def _own_options(overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict
         else:
             rest.append(text)
     return own, rest
+
+
+def _only_own_options(overrides: Sequence[str], model: type[M]) -> M:
+    """Options of a command that takes no study. Raises ConfigError for anything else."""
+    own, rest = _own_options(overrides, model)
+    if rest:
+        key = rest[0].partition("=")[0]
+        raise ConfigError(f"command line: {key}: {unknown_key(key, model.model_fields)}")
+    return validate(model, own, source="command line")
 
 
 def _require_machine(study: Study) -> None:

@@ -14,17 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raydml.config import Distribution, Scalar
-from raydml.search import point_of
+from raydml.record import FAILURE, STATES, point_of, ranked
 from raydml.space import Study
-from raydml.trial import FAILURE
 
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 _SHOWN_TRIALS = 8
 
 
@@ -83,7 +75,7 @@ class SearchDisplay:
         """A trial is COMPLETE, PRUNED or FAIL."""
         progress = self._running.pop(trial.number)
         self._ended.append(trial)
-        state = _STATES[trial.state]
+        state = STATES[trial.state]
         if trial.state == TrialState.FAIL:
             what = f"failed: {trial.user_attrs.get(FAILURE, 'unknown')}"
         else:
@@ -116,13 +108,13 @@ class SearchDisplay:
         table = Table(title=f"{self._study.name}: {len(self._ended)} of {self._study.search.num_trials} trials ended")
         for heading in ("trial", "state", "epoch", self._metric, *self._distributions):
             table.add_column(heading, justify="right", overflow="fold")
-        ranked = sorted(self._ended, key=_rank)[:_SHOWN_TRIALS]
+        shown_trials = ranked(self._ended)[:_SHOWN_TRIALS]
         for number, progress in sorted(self._running.items()):
             value = f"{progress.value:.4f}" if progress.epoch else ""
             where = f"{progress.epoch}/{progress.num_epochs}"
             values = [Text(shown(value)) for value in progress.point.values()]
             table.add_row(str(number), "running", where, value, *values, style="cyan")
-        for trial in ranked:
+        for trial in shown_trials:
             table.add_row(*map(Text, _row(trial, self._distributions)))
         return Group(Text(self._note), table, Text(f"{elapsed // 60}:{elapsed % 60:02d} elapsed, best {self._best()}"))
 
@@ -133,18 +125,13 @@ def leaderboard(study: Study, trials: Iterable[FrozenTrial]) -> Table:
     table = Table(title=f"{study.name}: {study.search.metric} on validation classes")
     for heading in ("trial", "state", "epoch", study.search.metric, *distributions):
         table.add_column(heading, justify="right", overflow="fold")
-    for trial in sorted(trials, key=_rank):
+    for trial in ranked(trials):
         table.add_row(*map(Text, _row(trial, distributions)))
     return table
-
-
-def _rank(trial: FrozenTrial) -> tuple[int, float, int]:
-    order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1}.get(trial.state, 2)
-    return order, -(trial.value if trial.value is not None else 0.0), trial.number
 
 
 def _row(trial: FrozenTrial, distributions: Mapping[str, Distribution]) -> list[str]:
     point = point_of(trial, distributions) if trial.params else {}
     value = f"{trial.value:.4f}" if trial.value is not None else trial.user_attrs.get(FAILURE, "")
     epoch = str(trial.last_step) if trial.last_step is not None else ""
-    return [str(trial.number), _STATES[trial.state], epoch, value, *(shown(v) for v in point.values())]
+    return [str(trial.number), STATES[trial.state], epoch, value, *(shown(v) for v in point.values())]

@@ -24,9 +24,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raydml import seeds
 from raydml.config import Distribution, ExperimentConfig, Scalar
+from raydml.record import FAILURE, point_of
 from raydml.session import import_ray
 from raydml.space import Study
-from raydml.trial import FAILURE
 
 import_ray()
 
@@ -85,11 +85,6 @@ def _draw(trial: optuna.Trial, path: str, distribution: Distribution) -> None:
             trial.suggest_int(path, 0, len(d.choices) - 1)
         case "categorical":
             trial.suggest_categorical(path, d.choices)
-
-
-def point_of(trial: FrozenTrial | optuna.Trial, distributions: Mapping[str, Distribution]) -> dict[str, Scalar]:
-    """The values of the configuration that a trial stands for."""
-    return {path: distribution.decode(trial.params[path]) for path, distribution in distributions.items()}
 
 
 def enqueue_start_points(memory: optuna.Study, study: Study) -> None:

@@ -132,6 +132,13 @@ def metric_names(base: ExperimentConfig) -> tuple[str, ...]:
     return ("map@r", "r_precision", *(f"recall@{k}" for k in base.evaluation.recall_at))
 
 
+def stamp(study: Study) -> str:
+    """What a reader must know before quoting a number of this study."""
+    synthetic = "synthetic images; " if study.base.data.kind == "glyphs" else ""
+    folds = study.protocol.folds_run
+    return f"{synthetic}exploratory: {folds} of {study.base.data.num_folds} folds, one seed, nothing confirmed"
+
+
 def _check_metric(study: Study) -> None:
     metric = study.search.metric
     if not metric.startswith("val/"):

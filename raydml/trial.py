@@ -17,6 +17,7 @@ import torch
 
 from raydml.config import ConfigError, Resources
 from raydml.epoch import TrainingStoppedError
+from raydml.record import FAILURE
 from raydml.session import import_ray
 from raydml.tensorboard import Curves
 from raydml.training import Run, TrainingFailedError
@@ -25,8 +26,6 @@ from raydml.workers import Task, WorkerGroup
 import_ray()
 
 from ray import tune  # noqa: E402
-
-FAILURE = "failure"
 
 # A sliver of the resource that every cluster's head node has: the driver of a worker group must hold no CPU, or it
 # would hold the one its own workers wait for.

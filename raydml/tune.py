@@ -31,9 +31,10 @@ from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
-from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study, point_of
+from raydml.record import best_of, point_of, trial_directory
+from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.session import capacity_ahead, connected, import_ray
-from raydml.space import Study, metric_names
+from raydml.space import Study, metric_names, stamp
 from raydml.training import RunSpec, require_trainable
 from raydml.trial import trainable_of
 from raydml.workers import Task
@@ -101,7 +102,7 @@ def _search(
         with connected(verbose=verbose) as capacity:
             _run(study, directory, memory, capacity, display)
     trials = memory.get_trials()
-    best = _best(trials)
+    best = best_of(trials)
     if best is not None:
         _write_best(study, directory, best)
     return SearchResult(directory, trials, best, baseline)
@@ -166,11 +167,6 @@ def _trial_config(
     }
 
 
-def trial_directory(directory: Path, number: int) -> Path:
-    """Folder of a trial: Optuna's number with four digits."""
-    return directory / "trials" / f"{number:04d}"
-
-
 class _Keeper:
     """Between searcher and display: after every trial only the best ones keep their checkpoints."""
 
@@ -196,11 +192,6 @@ def _remaining(study: Study, memory: optuna.Study) -> bool:
     trials = memory.get_trials(deepcopy=False)
     ended = sum(t.state.is_finished() for t in trials)
     return ended < study.search.num_trials or any(t.state == TrialState.RUNNING for t in trials)
-
-
-def _best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    return min(complete, key=lambda t: (-(t.value or 0.0), t.number), default=None)
 
 
 def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
@@ -242,13 +233,6 @@ def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, floa
 
 def _metric_of(study: Study, metrics: Mapping[str, float]) -> float:
     return metrics[study.search.metric.removeprefix("val/")]
-
-
-def stamp(study: Study) -> str:
-    """What a reader must know before quoting a number of this study."""
-    synthetic = "synthetic images; " if study.base.data.kind == "glyphs" else ""
-    folds = study.protocol.folds_run
-    return f"{synthetic}exploratory: {folds} of {study.base.data.num_folds} folds, one seed, nothing confirmed"
 
 
 def _commit() -> str | None:

@@ -109,6 +109,9 @@ BAD: dict[str, tuple[list[str], str, tuple[str, ...]]] = {
         ("did you mean 'split'?",),
     ),
     "evaluate value": (["evaluate", "plain", "split=vall"], "command line: split: must be 'auto', ", ('"vall"',)),
+    "no run to report": (["report", "plain", "missing"], "missing: no such run", ()),
+    "report option": (["report", "plain", "otu=x"], "command line: otu: unknown key", ("did you mean 'out'?",)),
+    "report value": (["report", "plain", "metric=1"], "command line: metric: ", ("a valid string", "1")),
     "evaluate ranks": (["evaluate", "plain", "recall_at=[2, 1]"], "command line: recall_at", ("rising", "2, 1")),
 }
 
@@ -120,13 +123,14 @@ GOOD: dict[str, list[str]] = {
     "digits": ["tune", "--check", STUDY, "data.kind=digits"],
     "one trial": ["tune", "--check", "folds.yaml"],
     "help": ["--help"],
-    **{f"help of {command}": [command, "--help"] for command in ("tune", "train", "evaluate")},
+    **{f"help of {command}": [command, "--help"] for command in ("tune", "train", "evaluate", "report")},
 }
 
 MISUSED: dict[str, list[str]] = {
     "no file": ["tune"],
     "unknown flag": ["tune", STUDY, "--chek"],
     "flag of another command": ["evaluate", "plain", "--check"],
+    "nothing to report": ["report"],
 }
 
 

@@ -56,6 +56,28 @@ def tiny_experiment(cache: Path) -> ExperimentConfig:
     )
 
 
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a small search of which trials are complete, pruned and failed. To be read only."""
+    from tests.report_cases import run_search, search_of
+
+    return run_search(search_of(cache), tmp_path_factory.mktemp("searched"), failures={3: "the loss is not finite"})
+
+
+@pytest.fixture(scope="session")
+def repeated(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A folder of trainings: two margins at three seeds and two folds each. To be read only."""
+    from tests.report_cases import run_training
+
+    storage = tmp_path_factory.mktemp("repeated")
+    for margin in (0.1, 0.5):
+        for seed in (0, 1, 2):
+            config = changed(tiny_experiment(cache), loss__margin=margin, seed=seed, training__num_epochs=2)
+            for fold in (0, 1):
+                run_training(config, storage, fold=fold)
+    return storage / "seeds"
+
+
 def changed(config: ExperimentConfig, **values: object) -> ExperimentConfig:
     """A configuration with other values; `loss__kind` is the path `loss.kind`."""
     for path, value in values.items():

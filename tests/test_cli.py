@@ -58,8 +58,8 @@ def test_a_misused_command_shows_the_usage_of_that_command(outcomes: dict[str, O
 
 
 def test_help_says_what_to_type(outcomes: dict[str, Outcome]) -> None:
-    assert all(command in outcomes["help"].out for command in ("tune", "train", "evaluate"))
-    for command, what in (("tune", "STUDY.yaml"), ("train", "STUDY.yaml"), ("evaluate", "RUN")):
+    assert all(command in outcomes["help"].out for command in ("tune", "train", "evaluate", "report"))
+    for command, what in (("tune", "STUDY.yaml"), ("train", "STUDY.yaml"), ("evaluate", "RUN"), ("report", "RUN")):
         outcome = outcomes[f"help of {command}"]
         assert (outcome.code, outcome.err) == (0, "")
         assert outcome.out.startswith(f"usage: python -m raydml.{command} ")
@@ -121,7 +121,7 @@ def test_check_takes_well_under_two_seconds_and_loads_neither_torch_nor_ray(fold
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
 
 
-@pytest.mark.parametrize("command", ["tune", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["tune", "train", "evaluate", "report"])
 def test_the_module_is_the_command(folder: Path, command: str) -> None:
     done = python_m(folder, f"raydml.{command}", "missing.yaml")
     assert done.returncode == 2

@@ -13,8 +13,8 @@ from rich.table import Table
 from raydml.config import Scalar
 from raydml.config.grammar import validate
 from raydml.display import SearchDisplay, leaderboard, shown, shown_point
+from raydml.record import FAILURE
 from raydml.space import Study
-from raydml.trial import FAILURE
 
 
 @pytest.fixture

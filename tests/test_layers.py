@@ -20,10 +20,10 @@ LAYERS = (
     ("distances", "distributed", "models", "neighbors", "kmeans", "data", "torch_defects"),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
-    ("epoch", "clustering", "checkpoint", "baseline"),
+    ("epoch", "clustering", "checkpoint", "baseline", "statistics"),
     ("model_training", "training", "identity", "runs"),
-    ("session", "tensorboard", "workers"),
-    ("train", "trial", "evaluate", "search"),
+    ("session", "tensorboard", "workers", "record"),
+    ("train", "trial", "evaluate", "search", "report"),
     ("display", "tune"),
     ("cli",),
 )

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raydml.config import ExperimentConfig, Scalar
 from raydml.config.grammar import validate
-from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study, point_of
+from raydml.record import point_of
+from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.space import Study
 
 METRIC = "val/map@r"

@@ -5,7 +5,7 @@ validates the result; nothing mutates one.
 """
 
 from raydml.config.base import ConfigError, Model
-from raydml.config.commands import EvaluateOptions, TrainOptions
+from raydml.config.commands import EvaluateOptions, ReportOptions, TrainOptions
 from raydml.config.data import AugmentConfig, DataConfig, DigitsConfig, FolderConfig, GlyphsConfig, Sampling
 from raydml.config.divide import DivideConfig
 from raydml.config.experiment import ExperimentConfig
@@ -101,6 +101,7 @@ __all__ = [
     "Range",
     "RankingLossConfig",
     "RecallAtKConfig",
+    "ReportOptions",
     "Resources",
     "Sampling",
     "Scalar",

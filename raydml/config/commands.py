@@ -50,3 +50,16 @@ class EvaluateOptions(Model):
         if ranks is not None and (not ranks or min(ranks) < 1 or list(ranks) != sorted(set(ranks))):
             raise ValueError(f"recall_at must be distinct positive ranks in rising order, but got {ranks}")
         return self
+
+
+class ReportOptions(Model):
+    """What `python -m raydml.report` takes."""
+
+    out: str | None = None
+    """Folder of the report; where None that of the run, or `<storage>/comparison-<hash>` for several runs."""
+
+    metric: str | None = None
+    """The metric that a comparison of trainings shows first; that of the search, or MAP@R, where None."""
+
+    storage: str = "runs"
+    """Where the comparison of several runs is kept."""

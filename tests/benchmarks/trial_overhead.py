@@ -17,6 +17,7 @@ from rich.table import Table
 
 from raydml import tune
 from raydml.config.grammar import validate
+from raydml.record import trial_directory
 from raydml.space import Study
 from raydml.training import read_history
 
@@ -54,7 +55,7 @@ def measure(folder: Path) -> list[tuple[int, float, float]]:
     for number, (before, end) in enumerate(pairwise(ends), start=1):
         assert before is not None
         assert end is not None
-        inside = sum(row["seconds"] for row in read_history(tune.trial_directory(result.directory, number)))
+        inside = sum(row["seconds"] for row in read_history(trial_directory(result.directory, number)))
         rows.append((number, (end - before).total_seconds(), inside))
     return rows
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from optuna_dashboard import wsgi
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from raydml.search import point_of
+from raydml.record import point_of
 from raydml.space import read
 from tests.integration.conftest import FinishedSearch
 from tests.integration.studies import (

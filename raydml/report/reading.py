@@ -1,0 +1,114 @@
+"""From folders to plain data: which studies and runs a command line means, and what their files hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue, TypeAdapter
+
+from raydml.config import ConfigError
+from raydml.report.contents import Curves
+
+# Folders of a study that hold runs of one experiment each.
+_RUNS = ("train/*",)
+_NO_CURVE = ("epoch", "step")
+
+Row = dict[str, float]
+
+
+@dataclass
+class Found:
+    """Folders to report on, each once, in the order they were named."""
+
+    studies: list[Path] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
+
+
+def find(names: Sequence[str]) -> Found:
+    """The studies and runs that a command line names. Raises ConfigError where one is neither."""
+    found = Found()
+    for name in names:
+        path = Path(name).expanduser().resolve()
+        if not path.exists():
+            raise ConfigError(f"{name}: no such run")
+        folder = path.parent if path.name in ("best.yaml", "study.yaml") else path
+        studies, runs = _of_folder(folder)
+        if not studies and not runs:
+            raise ConfigError(
+                f"{name}: neither a study (optuna.journal), nor a run (config.yaml), nor a folder with trainings"
+            )
+        found.studies += [study for study in studies if study not in found.studies]
+        found.runs += [run for run in runs if run not in found.runs]
+    return found
+
+
+def _of_folder(folder: Path) -> tuple[list[Path], list[Path]]:
+    if (folder / "config.yaml").is_file():
+        return [], [folder]
+    runs = [run for pattern in _RUNS for run in sorted(folder.glob(pattern)) if (run / "config.yaml").is_file()]
+    return ([folder] if (folder / "optuna.journal").is_file() else []), runs
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A file that holds a JSON object. Raises ConfigError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected names and values, but got {type(value).__name__}")
+    return value
+
+
+def plain(raw: Mapping[str, object]) -> dict[str, JsonValue]:
+    """A configuration as `dump` writes it, by the type that a page can hold."""
+    return TypeAdapter(dict[str, JsonValue]).validate_python(raw)
+
+
+def read_numbers(path: Path) -> Row:
+    """A file of named numbers. Raises ConfigError."""
+    return _numbers(read_json(path), f"{path}")
+
+
+def read_rows(directory: Path) -> list[Row]:
+    """Metrics of every epoch that a run finished; none where it has not finished one. Raises ConfigError."""
+    path = directory / "metrics.jsonl"
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return [_numbers(row, f"{path}: line {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _numbers(row: object, where: str) -> Row:
+    if not isinstance(row, dict) or not all(_is_number(value) for value in row.values()):
+        raise ConfigError(f"{where}: expected names and finite numbers")
+    return row
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def curves_of(rows: Sequence[Row]) -> Curves:
+    """Every metric that all epochs have, as a list."""
+    names = [name for name in (rows[0] if rows else {}) if name not in _NO_CURVE]
+    whole = [name for name in names if all(name in row for row in rows)]
+    return Curves(
+        epochs=tuple(int(row.get("epoch", index)) for index, row in enumerate(rows, start=1)),
+        metrics={name: tuple(row[name] for row in rows) for name in whole},
+    )
+
+
+def seconds_of(rows: Sequence[Row]) -> float:
+    """Time that a run spent on its epochs."""
+    return math.fsum(row.get("seconds", 0.0) for row in rows)
