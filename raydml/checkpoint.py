@@ -25,7 +25,7 @@ from raydml.epoch import TrainingState, new_state
 from raydml.learners import Division
 from raydml.objective import DataShape, Objective, build_objective
 
-_FORMAT = 1
+_FORMAT = 2
 _PACKAGES = ("torch", "timm", "ray", "optuna", "numpy")
 
 

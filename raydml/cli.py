@@ -218,7 +218,8 @@ def _clusters(row: Mapping[str, float]) -> str:
     """What became of the images when they were divided before an epoch."""
     sizes = " ".join(f"{size:g}" for name, size in row.items() if name.startswith("divide/size/"))
     churn = f", {row['divide/churn']:.1%} changed their learner" if "divide/churn" in row else ""
-    return f"clusters of {sizes} images, {row['divide/excluded']:.1%} unused{churn}, {row['divide/seconds']:.1f} s"
+    learners = f"{row['divide/learners']:g} learners train, {row['divide/excluded']:.1%} unused"
+    return f"clusters of {sizes} images, {learners}{churn}, {row['divide/seconds']:.1f} s"
 
 
 def _console() -> Console:

@@ -41,7 +41,10 @@ def redivided(state: TrainingState, source: PixelSource, labels: Indices) -> Clu
     config, epoch, previous = state.config.divide, state.epoch, state.division
     count = learners_at(config, epoch)
     if count > len(labels):
-        raise ConfigError(f"divide.num_learners={count} needs as many training images, but there are {len(labels)}")
+        raise ConfigError(
+            f"divide.num_learners must not exceed the training images, but got {config.num_learners} (of which {count} "
+            f"now) and {len(labels)} images"
+        )
     try:
         learners = _clustered(state, _shard(state, source, labels), count)
     except NonFiniteRowsError as error:
@@ -51,7 +54,7 @@ def redivided(state: TrainingState, source: PixelSource, labels: Indices) -> Clu
     if config.cluster_by == "class":
         learners = by_class(learners, on_host, count)
     used = drop_singletons(learners, on_host)
-    require_divisible(used, config)
+    require_divisible(used, config, count)
     stats = _stats(learners, used, count, previous)
     return Clustering(
         Division(learners, count, epoch), {**stats, "divide/seconds": round(time.perf_counter() - started, 4)}

@@ -15,9 +15,11 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from raydml import seeds
 from raydml.config import ConfigError, DivideConfig
 from raydml.distributed import gather_ragged
 from raydml.kmeans import Shard, kmeans
+from raydml.seeds import Purpose
 
 Stage = Literal["divide", "full", "conquer"]
 
@@ -37,8 +39,7 @@ def learners_at(config: DivideConfig, epoch: int) -> int:
     """Clusters of an epoch before the conquest: all at once, or doubled at every clustering but the first (2021)."""
     if not config.hierarchical:
         return config.num_learners
-    doublings = min(epoch // config.recluster_epochs, config.num_learners.bit_length() - 1)
-    return int(2**doublings)
+    return min(1 << epoch // config.recluster_epochs, config.num_learners)
 
 
 def clusters_before(config: DivideConfig, epoch: int, num_epochs: int) -> bool:
@@ -85,7 +86,8 @@ def split(features: Tensor | Shard, division: Tensor, *, seed: int) -> Tensor:
     for learner in range(int(division.max()) + 1):
         chosen = mine == learner
         if int((division == learner).sum()) > 1:
-            halves[chosen] = kmeans(shard.select(chosen), 2, seed=seed + learner).labels
+            # Another stream than that of the clusters themselves.
+            halves[chosen] = kmeans(shard.select(chosen), 2, seed=seeds.derive(Purpose.CLUSTERS, seed, learner)).labels
     return _of_all(shard, 2 * mine + halves)
 
 
@@ -126,11 +128,11 @@ def drop_singletons(division: Tensor, labels: Tensor) -> Tensor:
     return division.where(used, EXCLUDED)
 
 
-def require_divisible(division: Tensor, config: DivideConfig) -> None:
-    """Raises ConfigError where no learner can train on what `drop_singletons` left."""
+def require_divisible(division: Tensor, config: DivideConfig, num_clusters: int) -> None:
+    """Raises ConfigError where no learner can train on what `drop_singletons` left of so many clusters."""
     if bool((division == EXCLUDED).all()):
         remedy = "lower it" if config.cluster_by == "class" else "lower it, or set divide.cluster_by=class"
         raise ConfigError(
-            f"divide.num_learners: no cluster of divide.num_learners={config.num_learners} has two classes of two "
-            f"images; {remedy}"
+            f"divide.num_learners: none of {num_clusters} clusters (divide.num_learners={config.num_learners}) has two "
+            f"classes of two images; {remedy}"
         )

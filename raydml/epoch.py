@@ -19,7 +19,7 @@ from raydml.learners import Division, active_rows
 from raydml.losses import ClassSubset, LossOutput
 from raydml.models import EmbeddingModel
 from raydml.objective import DataShape, Objective, StepContext, build_objective, network_input
-from raydml.optim import build_optimizer, lr_factor, masked_step, set_learning_rates
+from raydml.optim import Moving, build_optimizer, lr_factor, masked_step, set_learning_rates
 from raydml.torch_defects import require_right_bfloat16
 
 
@@ -180,15 +180,16 @@ def train_epoch(
     return means.means()
 
 
-def _moving(objective: Objective, context: StepContext) -> list[tuple[nn.Parameter, Tensor]]:
-    """Parameters of which only a learner's rows may move in a step, with these rows."""
-    view = objective.view(context)
+def _moving(objective: Objective, context: StepContext) -> Moving | None:
+    """What of the parameters a learner's step may move; None where all may."""
     if objective.learners is None or objective.learners.config.inactive_slices == "momentum":
-        return []
+        return None
+    view = objective.view(context)
     if view is None or view.is_whole:
-        return []
+        return None
     rows = [(parameter, active_rows(name, parameter, view)) for name, parameter in objective.named_parameters()]
-    return [(parameter, mask) for parameter, mask in rows if mask is not None and parameter.requires_grad]
+    shared = [(parameter, mask) for parameter, mask in rows if mask is not None and parameter.requires_grad]
+    return Moving(shared, view.learners, view.num_learners)
 
 
 def _factor(state: TrainingState, position: float) -> float:

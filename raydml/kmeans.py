@@ -59,9 +59,9 @@ class Clusters(NamedTuple):
 def kmeans(shard: Shard, num_clusters: int, *, seed: int, max_iterations: int = 100) -> Clusters:
     """Lloyd's algorithm from a greedy k-means++ start (Arthur & Vassilvitskii 2007), until no row changes its cluster.
 
-    A cluster that loses all rows starts again at the farthest row of the largest cluster; it stays empty only where
-    that is no other point. Equal distances go to the lowest cluster. On several ranks all must call it. Raises
-    NonFiniteRowsError naming rows.
+    A cluster that loses all rows starts again at the farthest row of the largest cluster that has one beside its
+    centroid, and stays empty only where there is none. Equal distances go to the lowest cluster. On several ranks all
+    must call it. Raises NonFiniteRowsError naming rows.
     """
     _require_finite(shard)
     shard = Shard(full_precision(shard.rows), shard.index, shard.total)
@@ -139,7 +139,7 @@ def _assign(rows: Tensor, norms: Tensor, centroids: Tensor) -> tuple[Tensor, Ten
 
 
 def _means(shard: Shard, labels: Tensor, squared: Tensor, centroids: Tensor) -> Tensor:
-    """(K, F): means of the rows of each cluster, summed over all ranks in float64."""
+    """(K, F): means of the rows of each cluster, from sums of blocks that are added in float64, over all ranks."""
     num_clusters = len(centroids)
     sums = torch.zeros(num_clusters, shard.rows.shape[1] + 1, dtype=torch.float64, device=shard.rows.device)
     for part in blocks(len(labels), shard.rows.shape[1]):
@@ -156,13 +156,14 @@ def _means(shard: Shard, labels: Tensor, squared: Tensor, centroids: Tensor) -> 
 
 
 def _refilled(shard: Shard, labels: Tensor, squared: Tensor, means: Tensor, counts: Tensor, empty: list[int]) -> Tensor:
-    """Empty clusters begin at the farthest row of the cluster that is the largest then."""
+    """Empty clusters begin at the farthest row of the cluster that is the largest then and has one."""
     distance = squared.double().clone()
     for cluster in empty:
-        largest = int(counts.argmax())
+        candidates = sum_over_ranks(torch.bincount(labels[distance > 0.0], minlength=len(means)))
+        if int(candidates.sum()) == 0:
+            break
+        largest = int(torch.where(candidates > 0, counts, -1.0).argmax())
         eligible = (labels == largest) & (distance > 0.0)
-        if int(sum_over_ranks(eligible.sum())) == 0:
-            continue
         row, number = _first_rows(shard, torch.where(eligible, -distance, torch.inf)[None])
         means[cluster] = row[0]
         distance[shard.index == number] = 0.0

@@ -28,7 +28,7 @@ class Division:
     """(N,) int64 on the host, nothing excluded yet."""
     num_learners: int
     epoch: int
-    """The epoch, from 0, before which it was made."""
+    """The epoch, from 0, before which it was made: for people who read a checkpoint."""
 
 
 def class_subsets(division: Tensor, labels: Tensor, *, num_learners: int, device: torch.device) -> list[ClassSubset]:
@@ -113,7 +113,8 @@ def active_rows(name: str, parameter: Tensor, view: View) -> Tensor | None:
     `name` is its name in an `Objective`.
     """
     field = name.rpartition(".")[2]
-    if field == "beta":
+    # One row for each learner; a library's own boundaries are everybody's.
+    if field == "beta" and parameter.ndim == 2:
         return _mask(len(parameter), view.learners, parameter).view(-1, 1)
     if field == "proxies":
         return _mask(parameter.shape[-1], view.columns, parameter)

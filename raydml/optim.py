@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import assert_never
+from collections.abc import Sequence
+from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from raydml.config import (
     StepConfig,
 )
 from raydml.objective import Objective
+
+# The steps of each learner, in an optimizer's state.
+_OWN_STEPS = "own_steps"
 
 
 def parameter_groups(objective: Objective, config: OptimizerConfig) -> list[dict[str, object]]:
@@ -65,27 +68,59 @@ def _with_momentum(optimizer: SGD) -> SGD:
     return optimizer
 
 
-def masked_step(optimizer: Optimizer, stopped: Tensor, moving: Iterable[tuple[nn.Parameter, Tensor]] = ()) -> None:
+class Moving(NamedTuple):
+    """What a step may move of parameters that learners share: as if each learner had an optimizer of its own."""
+
+    parameters: Sequence[tuple[nn.Parameter, Tensor]]
+    """Parameters, each with a bool mask of the entries that may move."""
+    learners: slice
+    """Whose entries these are."""
+    num_learners: int
+
+
+def masked_step(optimizer: Optimizer, stopped: Tensor, moving: Moving | None = None) -> None:
     """One optimizer step, left out where the device flag `stopped` is set; the host never looks at the flag.
 
-    Of the parameters in `moving` only entries of the bool mask beside them move, and only their momentum: all others
-    are as they were, to the bit. torch's fused optimizers leave a step out where `found_inf` is set: GradScaler's own
-    way.
+    What `moving` does not let move stays as it is, to the bit, with its momentum. torch's fused optimizers leave a step
+    out where `found_inf` is set: GradScaler's own way.
     """
-    before = [(parameter, mask, _entries(optimizer, parameter, copied=True)) for parameter, mask in moving]
+    parameters = () if moving is None else moving.parameters
+    before = [(parameter, mask, _entries(optimizer, parameter, copied=True)) for parameter, mask in parameters]
+    if moving is not None:
+        _take_own_steps(optimizer, moving)
     optimizer.found_inf = stopped.float()  # type: ignore[attr-defined]
     optimizer.step()
     for parameter, mask, earlier in before:
         for name, entries in _entries(optimizer, parameter).items():
             # What has no earlier value begins at zero.
             entries.copy_(torch.where(mask, entries, earlier.get(name, 0.0)))
+    if moving is not None:
+        _keep_own_steps(optimizer, moving)
 
 
 def _entries(optimizer: Optimizer, parameter: nn.Parameter, *, copied: bool = False) -> dict[str, Tensor]:
     """A parameter and what the optimizer remembers of each of its entries."""
-    state = {name: x for name, x in optimizer.state[parameter].items() if x.shape == parameter.shape}
+    remembered = optimizer.state[parameter].items()
+    state = {name: x for name, x in remembered if name != _OWN_STEPS and x.shape == parameter.shape}
     entries = {"": parameter.detach(), **state}
     return {name: x.clone() for name, x in entries.items()} if copied else entries
+
+
+def _take_own_steps(optimizer: Optimizer, moving: Moving) -> None:
+    """AdamW corrects moments by the number of steps, which must be that of the steps that made them."""
+    for parameter, _ in moving.parameters:
+        state = optimizer.state[parameter]
+        if "step" in state:
+            own = state.setdefault(_OWN_STEPS, state["step"].repeat(moving.num_learners))
+            state["step"].copy_(own[moving.learners.start])
+
+
+def _keep_own_steps(optimizer: Optimizer, moving: Moving) -> None:
+    for parameter, _ in moving.parameters:
+        state = optimizer.state[parameter]
+        if "step" in state:
+            own = state.setdefault(_OWN_STEPS, state["step"].new_zeros(moving.num_learners))
+            own[moving.learners] = state["step"]
 
 
 def set_learning_rates(optimizer: Optimizer, factor: float, *, backbone_rests: bool = False) -> None:

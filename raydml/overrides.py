@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from raydml import yamlfile
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
+from raydml.config.divide import PRESETS
 from raydml.config.grammar import defaults_of, has_field, section_of_kind, set_at, unknown_key
 
 Plain = dict[str, object]
@@ -51,7 +52,7 @@ _ARGUMENTS_OF = {"loss.name": "loss.arguments", "loss.miner": "loss.miner_argume
 
 
 def _rank(path: str) -> int:
-    return 0 if path.endswith(".kind") else 1 if path.removeprefix("base.") in _ARGUMENTS_OF else 2
+    return 0 if path.endswith((".kind", ".preset")) else 1 if path.removeprefix("base.") in _ARGUMENTS_OF else 2
 
 
 def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plain:
@@ -60,6 +61,9 @@ def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plai
     if key == "kind" and section:
         raw = _without_meaningless_ranges(raw, section, value, notes)
         notes += _adapted(base, section, value)
+    if path == "divide.preset":
+        raw = _without_preset_fields(raw, value, notes)
+        base = _mapping(raw, "base")
     for searched in _mapping(raw, "space"):
         if searched == path or searched.startswith(f"{path}."):
             raw = _without_range(raw, searched)
@@ -67,6 +71,23 @@ def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plai
     raw = {**raw, "base": set_at(_with_section(base, path), path, value)}
     if path in _ARGUMENTS_OF and _mapping(base, section).get(key) != value:
         return _without_arguments(raw, _ARGUMENTS_OF[path], value, notes)
+    return raw
+
+
+def _without_preset_fields(raw: Plain, preset: object, notes: list[str]) -> Plain:
+    """A new preset sets what the file says of its fields, and of the old one's."""
+    base = _mapping(raw, "base")
+    divide = _mapping(base, "divide")
+    fields = {**PRESETS.get(str(divide.get("preset")), {}), **PRESETS.get(str(preset), {})}
+    given = [field for field in fields if field in divide]
+    if given:
+        notes.append(f"divide.preset={preset} decides instead of the file: {', '.join(given)}")
+        base = {**base, "divide": {field: value for field, value in divide.items() if field not in fields}}
+    raw = {**raw, "base": base}
+    for path in _mapping(raw, "space"):
+        if path.removeprefix("divide.") in fields and path.startswith("divide."):
+            raw = _without_range(raw, path)
+            notes.append(f"divide.preset={preset} decides {path}: its range is removed")
     return raw
 
 

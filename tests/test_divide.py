@@ -96,7 +96,7 @@ CLUSTERINGS: list[tuple[dict[str, object], int, list[int], list[int]]] = [
     ({"recluster_epochs": 99}, 20, [0], []),
     ({"recluster_epochs": 3, "freeze_epochs": 1, "conquer_epoch": 9}, 12, [0, 3, 6], [0, 3, 6]),
     ({"recluster_epochs": 3, "freeze_epochs": 2, "conquer_epoch": 9}, 12, [0, 3, 6], [0, 1, 3, 4, 6, 7]),
-    ({"recluster_epochs": 3, "freeze_epochs": 9, "conquer_epoch": 6}, 9, [0, 3], [0, 1, 2, 3, 4, 5]),
+    ({"recluster_epochs": 4, "freeze_epochs": 3, "conquer_epoch": 6}, 9, [0, 4], [0, 1, 2, 4, 5]),
     ({"full_embedding_epoch": 0, "conquer_epoch": 0, "freeze_epochs": 1}, 5, [], []),
     ({"num_learners": 1, "freeze_epochs": 1}, 6, [], []),
     ({"num_learners": 8, "hierarchical": True, "recluster_epochs": 2, "conquer_epoch": "never"}, 10, [2, 4, 6, 8], []),
@@ -206,11 +206,13 @@ def test_a_cluster_of_one_class_or_of_singles_is_excluded_as_a_whole() -> None:
 
 
 def test_nothing_left_to_train_on_is_an_error_with_advice() -> None:
-    require_divisible(torch.tensor([EXCLUDED, 0, 0]), config_of())
-    with pytest.raises(ConfigError, match=r"^divide\.num_learners: .*num_learners=4 .*lower it.*cluster_by=class$"):
-        require_divisible(torch.tensor([EXCLUDED, EXCLUDED]), config_of())
+    require_divisible(torch.tensor([EXCLUDED, 0, 0]), config_of(), 4)
+    with pytest.raises(
+        ConfigError, match=r"^divide\.num_learners: .* 2 clusters .*num_learners=4\).*cluster_by=class$"
+    ):
+        require_divisible(torch.tensor([EXCLUDED, EXCLUDED]), config_of(), 2)
     with pytest.raises(ConfigError, match=r"lower it$"):
-        require_divisible(torch.tensor([EXCLUDED, EXCLUDED]), config_of(cluster_by="class"))
+        require_divisible(torch.tensor([EXCLUDED, EXCLUDED]), config_of(cluster_by="class"), 4)
 
 
 @untimed

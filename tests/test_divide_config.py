@@ -74,10 +74,11 @@ INVALID: list[tuple[Raw, Raw, tuple[str, ...]]] = [
         {"training": {"num_epochs": 20}},
         ("full_embedding_epoch=20", "conquer_epoch=19", "num_epochs=20"),
     ),
+    ({"freeze_epochs": 2, "recluster_epochs": 2, "num_learners": 2}, {}, ("freeze_epochs=2, recluster_epochs=2",)),
     (
-        {"num_learners": 4, "conquer_epoch": 3},
-        {"training": {"num_epochs": 20}},
-        ("full_embedding_epoch=8", "conquer_epoch=3", "num_epochs=20"),
+        {"num_learners": 2, "masks": "learned", "normalise": "whole", "inactive_slices": "frozen"},
+        {},
+        ("inactive_slices=frozen needs masks=fixed",),
     ),
     (
         {"num_learners": 8},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raydml.config import ConfigError, DivideConfig, ExperimentConfig, Range, distribution_of
+from raydml.config import ConfigError, DivideConfig, ExperimentConfig, Range, distribution_of, dump
 from raydml.space import Study, read, read_with_notes
 
 Raw = dict[str, Any]
@@ -41,10 +41,19 @@ def test_a_preset_on_the_command_line_needs_no_section_in_the_file(tmp_path: Pat
         assert study.base.divide.hierarchical
 
 
-def test_a_preset_on_the_command_line_leaves_what_the_file_gives(tmp_path: Path) -> None:
-    base = {**STUDY["base"], "divide": {"num_learners": 3, "hierarchical": False}}
-    divide = read(written(tmp_path, base=base), ["divide.preset=tpami2021"]).base.divide
-    assert (divide.num_learners, divide.hierarchical, divide.normalise) == (3, False, "whole")
+def test_a_preset_on_the_command_line_decides_its_fields_and_says_so(tmp_path: Path) -> None:
+    """As a kind does: also over a file in which every field is written, as a search writes its best."""
+    base = {**STUDY["base"], "divide": {"num_learners": 4, "hierarchical": False, "freeze_epochs": 3, "masks": "fixed"}}
+    path = written(tmp_path, base=base, space={"divide.conquer_epoch": {"low": 5, "high": 8}})
+    study, notes = read_with_notes(path, ["divide.hierarchical=false", "divide.preset=tpami2021"])
+    found = study.base.divide
+    assert (found.num_learners, found.normalise, found.freeze_epochs) == (4, "whole", 1)
+    assert found.hierarchical is False, "what is given beside it comes first"
+    assert study.space == {}
+    assert any("divide.preset=tpami2021" in note and "freeze_epochs" in note for note in notes)
+    assert any("divide.conquer_epoch" in note for note in notes)
+    whole = written(tmp_path, base={**STUDY["base"], "divide": dump(DivideConfig(num_learners=4, preset="cvpr2019"))})
+    assert read(whole, ["divide.preset=none"]).base.divide.round_length == "mean"
 
 
 def test_a_bad_override_is_blamed_on_the_command_line(tmp_path: Path) -> None:

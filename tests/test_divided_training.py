@@ -203,7 +203,7 @@ def test_where_no_cluster_can_train_the_message_says_what_to_do(
     monkeypatch.setattr("raydml.clustering.partition", dealt)
     subset = fold_subsets(open_images(tiny.data), tiny.data, 0)[0]
     assert np.array_equal(subset.labels, np.repeat(np.arange(9), 8))
-    with pytest.raises(ConfigError, match=r"num_learners=8 has two classes of two images; lower it, or set .*class"):
+    with pytest.raises(ConfigError, match=r"num_learners=8\) has two classes of two images; lower it, or set .*class"):
         trained(divided(tiny, {"num_learners": 8}), tmp_path)
     # Or each of nine classes whole in a cluster: then no image has a negative.
     monkeypatch.setattr("raydml.clustering.partition", lambda shard, num, seed: torch.arange(shard.total) // 8)
@@ -213,7 +213,7 @@ def test_where_no_cluster_can_train_the_message_says_what_to_do(
 
 def test_more_learners_than_images_are_refused(tiny: ExperimentConfig, tmp_path: Path) -> None:
     config = changed(tiny, model__embedding_dim=80)
-    with pytest.raises(ConfigError, match=r"num_learners=73 needs as many training images, but there are 72"):
+    with pytest.raises(ConfigError, match=r"must not exceed the training images, but got 73 .* 72 images"):
         trained(divided(config, {"num_learners": 73}), tmp_path)
 
 

@@ -191,11 +191,18 @@ def test_several_empty_clusters_begin_where_most_rows_are_left(device: torch.dev
     assert len(set(started_at(start, rows).labels.tolist())) == 5
 
 
-def test_an_empty_cluster_stays_where_it_is_if_the_largest_is_a_single_point(device: torch.device) -> None:
-    """And does not begin at the first of all rows."""
+def test_an_empty_cluster_begins_in_the_largest_that_is_no_single_point(device: torch.device) -> None:
     rows = on_a_line([52.0, 50.0, 0.0, 0.0, 0.0, 0.0], device)
     found = started_at([[0.0], [50.0], [1000.0]], rows)
-    assert found.centroids.flatten().tolist() == [0.0, 51.0, 1000.0]
+    assert found.centroids.flatten().tolist() == [0.0, 50.0, 52.0]
+    assert found.labels.tolist() == [2, 1, 0, 0, 0, 0]
+
+
+def test_an_empty_cluster_stays_where_it_is_if_all_are_single_points(device: torch.device) -> None:
+    """And does not begin at the first of all rows."""
+    rows = on_a_line([50.0, 50.0, 0.0, 0.0, 0.0, 0.0], device)
+    found = started_at([[0.0], [50.0], [1000.0]], rows)
+    assert found.centroids.flatten().tolist() == [0.0, 50.0, 1000.0]
     assert found.labels.tolist() == [1, 1, 0, 0, 0, 0]
 
 

@@ -11,7 +11,7 @@ from raydml.config.base import Model
 
 # What the two publications, as released, set differently from the defaults here; the rest of their recipes (backbone,
 # loss, batch, length) belongs to other sections.
-_PRESETS: dict[object, dict[str, object]] = {
+PRESETS: dict[str, dict[str, object]] = {
     "none": {},
     "cvpr2019": {"recluster_epochs": 2, "round_length": "max"},
     "tpami2021": {
@@ -55,8 +55,9 @@ class DivideConfig(Model):
     """Whether images go their own ways, or each class to the cluster in which most of its images are."""
 
     round_length: Literal["mean", "max", "min", "proportional"] = "mean"
-    """How long an epoch is, learners taking turns: as many steps as without division (`mean`), or until the largest
-    or the smallest cluster was seen once; `proportional` is `mean` with turns in proportion to images."""
+    """How long an epoch is, learners taking turns: as many steps as without division (`mean`), or, whatever
+    `training.steps_per_epoch` says, until the largest (`max`) or the smallest cluster (`min`) was seen once;
+    `proportional` is `mean` with turns in proportion to images."""
 
     normalise: Literal["slices", "whole"] = "slices"
     """Unit length of every slice of the embedding (2019), or of the whole (2021); also of what is evaluated."""
@@ -65,7 +66,8 @@ class DivideConfig(Model):
     """What happens in a learner's step to the others' rows: momentum and decay move them, as released, or none."""
 
     hierarchical: bool = False
-    """One learner at first, split in two at every clustering until there are `num_learners`, a power of two (2021)."""
+    """One learner at first, split in two at every clustering until there are `num_learners`, a power of two (2021);
+    fewer where `full_embedding_epoch` comes before."""
 
     masks: Literal["fixed", "learned"] = "fixed"
     """Learners own slices of the embedding, or learn which dimensions to weigh, at `optimizer.loss_lr` (2021)."""
@@ -83,7 +85,7 @@ class DivideConfig(Model):
             return value
         name = value.get("preset", "none")
         # What is no word is refused in pydantic's words afterwards.
-        return {**(_PRESETS.get(name, {}) if isinstance(name, str) else {}), **value}
+        return {**(PRESETS.get(name, {}) if isinstance(name, str) else {}), **value}
 
     @model_validator(mode="after")
     def _learners_can_be(self) -> DivideConfig:
@@ -92,6 +94,13 @@ class DivideConfig(Model):
             raise ValueError(f"hierarchical needs num_learners to be a power of two, but got num_learners={count}")
         if count > 1 and self.masks == "learned" and self.normalise != "whole":
             raise ValueError(f"masks=learned needs normalise=whole, but got normalise={self.normalise}")
+        if count > 1 and self.masks == "learned" and self.inactive_slices == "frozen":
+            raise ValueError("inactive_slices=frozen needs masks=fixed: with learned masks no dimension is inactive")
+        if count > 1 and self.freeze_epochs >= self.recluster_epochs:
+            raise ValueError(
+                "freeze_epochs must be below recluster_epochs, or the backbone never trains, but got "
+                f"freeze_epochs={self.freeze_epochs}, recluster_epochs={self.recluster_epochs}"
+            )
         for name in ("full_embedding_epoch", "conquer_epoch"):
             epoch = getattr(self, name)
             if isinstance(epoch, int) and epoch < 0:
@@ -99,13 +108,13 @@ class DivideConfig(Model):
         return self
 
     def boundaries(self, num_epochs: int) -> tuple[int, int]:
-        """First epochs of the stages `full` and `conquer`, in numbers; a stage that never begins begins at the end."""
-        full, conquer = self.full_embedding_epoch, self.conquer_epoch
-        first_full = round(0.4 * num_epochs) if full == "auto" else full
+        """First epochs of the stages `full` and `conquer`, in numbers; at or behind the end where one never begins."""
+        conquer = num_epochs if self.conquer_epoch == "never" else self.conquer_epoch
         # The last epoch at least.
-        last_twentieth = min(round(0.95 * num_epochs), num_epochs - 1)
-        first_conquer = {"auto": last_twentieth, "never": num_epochs}.get(str(conquer), conquer)
-        return first_full, int(first_conquer)
+        first_conquer = min(round(0.95 * num_epochs), num_epochs - 1) if conquer == "auto" else conquer
+        full = self.full_embedding_epoch
+        first_full = min(round(0.4 * num_epochs), first_conquer) if full == "auto" else full
+        return first_full, first_conquer
 
     def smallest_slice(self, embedding_dim: int) -> int:
         """Dimensions of the smallest learner."""

@@ -10,7 +10,7 @@ moves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any
 
 import torch
@@ -25,10 +25,16 @@ from raydml.losses.view import View, rows_of
 Forward = Callable[..., LossOutput]
 
 
+def _named(forward: Forward, formula: Forward) -> Forward:
+    """The name and the words of a formula for what is called; not its signature, which is another one."""
+    update_wrapper(forward, formula, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    del forward.__wrapped__  # type: ignore[attr-defined]
+    return forward
+
+
 def on_batch(formula: Callable[[Any, Tensor, Tensor], LossOutput]) -> Forward:
     """The forward of a deterministic loss of (embeddings, labels)."""
 
-    @wraps(formula)
     def forward(
         self: Any,  # noqa: ANN401
         embeddings: Tensor,
@@ -43,13 +49,12 @@ def on_batch(formula: Callable[[Any, Tensor, Tensor], LossOutput]) -> Forward:
             check_batch(embeddings, labels)
         return formula(self, rows_of(view, embeddings), labels)
 
-    return forward
+    return _named(forward, formula)
 
 
 def on_pairs(formula: Callable[[Any, Tensor, Tensor, References | None], LossOutput]) -> Forward:
     """The forward of a deterministic loss of (embeddings, labels, references or None for the batch itself)."""
 
-    @wraps(formula)
     def forward(
         self: Any,  # noqa: ANN401
         embeddings: Tensor,
@@ -67,7 +72,7 @@ def on_pairs(formula: Callable[[Any, Tensor, Tensor, References | None], LossOut
             self, rows_of(view, embeddings), labels, references if view is None else view.references(references)
         )
 
-    return forward
+    return _named(forward, formula)
 
 
 def proxy_inputs(
@@ -83,7 +88,6 @@ def proxy_inputs(
 def on_proxies(formula: Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], LossOutput]) -> Forward:
     """The forward of a deterministic loss of (embeddings, labels, unit proxies, rows that count or None for all)."""
 
-    @wraps(formula)
     def without_state(
         self: Any,  # noqa: ANN401
         embeddings: Tensor,
@@ -95,7 +99,7 @@ def on_proxies(formula: Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], L
         del view
         return formula(self, embeddings, labels, proxies, counted)
 
-    return on_proxies_of_learners(without_state)
+    return on_proxies_of_learners(_named(without_state, formula))
 
 
 def on_proxies_of_learners(
@@ -103,7 +107,6 @@ def on_proxies_of_learners(
 ) -> Forward:
     """As `on_proxies`, for a loss with further state, of which it takes the view's."""
 
-    @wraps(formula)
     def forward(
         self: Any,  # noqa: ANN401
         embeddings: Tensor,
@@ -120,4 +123,4 @@ def on_proxies_of_learners(
             check_batch(embeddings, labels, num_classes=len(self.proxies), embedding_dim=self.proxies.shape[-1])
         return formula(self, *proxy_inputs(self.proxies, embeddings, labels, proxies, view), counted, view)
 
-    return forward
+    return _named(forward, formula)

@@ -69,7 +69,8 @@ class CrossBatchMemory(nn.Module):
         own = (self.enqueued + torch.arange(len(labels), device=labels.device)) % self.config.size
         self.embeddings = self.embeddings.index_copy(0, own, embeddings.to(self.embeddings.dtype))
         self.labels = self.labels.index_copy(0, own, labels)
-        learner = 0 if view is None else view.learners.start
+        # Of several learners together, as they are before they are split, a number of their own.
+        learner = 0 if view is None else view.learners.start * (view.num_learners + 1) + view.learners.stop
         self.learners = self.learners.index_fill(0, own, learner)
         self.enqueued = self.enqueued + len(labels)
         self.steps = self.steps + 1
