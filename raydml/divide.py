@@ -50,8 +50,10 @@ def clusters_before(config: DivideConfig, epoch: int, num_epochs: int) -> bool:
 
 
 def freezes_backbone(config: DivideConfig, epoch: int, num_epochs: int) -> bool:
-    """Whether an epoch is so near behind a clustering that the backbone rests."""
+    """Whether an epoch is so near behind a clustering that the backbone rests; never in the conquest."""
     since = epoch % config.recluster_epochs
+    if stage_of(config, epoch, num_epochs) == "conquer":
+        return False
     return since < config.freeze_epochs and clusters_before(config, epoch - since, num_epochs)
 
 

@@ -24,7 +24,7 @@ from raydml.config import (
     StepConfig,
 )
 from raydml.objective import DataShape, Objective, build_objective
-from raydml.optim import build_optimizer, lr_factor, masked_step, parameter_groups, set_learning_rates
+from raydml.optim import Moving, build_optimizer, lr_factor, masked_step, parameter_groups, set_learning_rates
 
 _SHAPE = DataShape(num_classes=4, in_channels=1, image_size=16, mean=(0.5,), std=(0.25,))
 _ADAMW = AdamWConfig(kind="adamw", lr=1e-3, weight_decay=1e-2, loss_lr=0.1, loss_weight_decay=1e-3)
@@ -178,3 +178,25 @@ def test_a_masked_first_step_leaves_no_rubbish_behind(config: OptimizerConfig, d
     torch.testing.assert_close(objective.state_dict(), before, rtol=0.0, atol=0.0)
     moments = [m for state in optimizer.state.values() for m in state.values() if isinstance(m, Tensor)]
     assert all(bool((m == 0).all()) for m in moments)
+
+
+@pytest.mark.parametrize("config", [_ADAMW, _SGD])
+def test_learners_that_share_a_parameter_step_as_if_each_had_an_optimizer(
+    config: OptimizerConfig, device: torch.device
+) -> None:
+    """Also AdamW's correction of its moments: it counts a learner's own steps, of which others make more."""
+    shared, alone = (_objective(_LOSSES[0]).to(device) for _ in range(2))
+    halves = (slice(0, 4), slice(4, 8))
+    together, own = build_optimizer(shared, config), [build_optimizer(deepcopy(alone), config) for _ in halves]
+    parameter, rows = together.param_groups[2]["params"][0], torch.arange(8, device=device)[:, None]
+    generator = torch.Generator(device).manual_seed(0)
+    running = torch.zeros((), dtype=torch.bool, device=device)
+    for learner in (0, 0, 1, 0, 1, 1, 1, 0):
+        mask = (rows >= halves[learner].start) & (rows < halves[learner].stop)
+        gradient = torch.randn(parameter.shape, generator=generator, device=device) * mask
+        of_learner = own[learner].param_groups[2]["params"][0]
+        parameter.grad, of_learner.grad = gradient.clone(), gradient.clone()
+        masked_step(together, running, Moving([(parameter, mask)], slice(learner, learner + 1), 2))
+        masked_step(own[learner], running)
+    for learner, half in enumerate(halves):
+        assert torch.equal(parameter[half], own[learner].param_groups[2]["params"][0][half])
