@@ -18,12 +18,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from raydml import yamlfile
-from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
+from raydml import budget, plan
 from raydml.config import ConfigError, EvaluateOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import set_at, unknown_key, validate
 from raydml.overrides import parse_assignment
-from raydml.session import joins_cluster
 from raydml.space import Study, read_with_notes, stamp
 
 if TYPE_CHECKING:
@@ -93,9 +91,12 @@ def _tune(arguments: argparse.Namespace) -> int:
     study = _read(arguments.what, arguments.overrides, console)
     if not study.space:
         raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
-    _require_machine(study)
+    plan.require_machine(study)
+    plan.require_packages(study.search)
     if arguments.check:
-        return _check(study, study.search.num_trials, study.protocol.folds_run, console)
+        folds, trials = study.protocol.folds_run, study.search.num_trials
+        plan.print_plan(study, console, trainings=trials, folds=folds, searched=True)
+        return DONE
     from raydml import tune
     from raydml.display import leaderboard
 
@@ -108,8 +109,16 @@ def _tune(arguments: argparse.Namespace) -> int:
 def _conclude(study: Study, result: tune.SearchResult, console: Console) -> int:
     metric = study.search.metric
     raw = result.baseline[metric.removeprefix("val/")]
+    time_is_up = budget.closing_lines(
+        seconds=result.seconds,
+        max_hours=study.search.max_hours,
+        ended=sum(trial.state.is_finished() for trial in result.trials),
+        num_trials=study.search.num_trials,
+        paused=sum(trial.state.name == "RUNNING" for trial in result.trials),
+    )
     if result.best is None:
-        console.print(f"no trial completed; raw pixels: {metric} {raw:.4f}", highlight=False)
+        for line in (f"no trial completed; raw pixels: {metric} {raw:.4f}", *time_is_up):
+            console.print(line, highlight=False, soft_wrap=True)
         return FAILED
     value = result.best.value or 0.0
     ratio = f", {value / raw:.1f} x raw pixels ({raw:.4f})" if raw > 0 else ""
@@ -119,6 +128,7 @@ def _conclude(study: Study, result: tune.SearchResult, console: Console) -> int:
         f"study: {result.directory}",
         f"  next: python -m raydml.evaluate {result.directory / 'best.yaml'}",
         f"        tensorboard --logdir {result.directory}",
+        *time_is_up,
     )
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -130,10 +140,11 @@ def _train(arguments: argparse.Namespace) -> int:
     own, rest = _own_options(arguments.overrides, TrainOptions)
     options = validate(TrainOptions, own, source="command line")
     study = _read(arguments.what, rest, console)
-    _require_machine(study)
+    plan.require_machine(study)
     _require_fold(options, study)
     if arguments.check:
-        return _check(study, 1, 1, console)
+        plan.print_plan(study, console, trainings=1, folds=1, searched=False)
+        return DONE
     from raydml import train
 
     def show(row: dict[str, float]) -> None:
@@ -257,37 +268,9 @@ def _only_own_options(overrides: Sequence[str], model: type[M]) -> M:
     return validate(model, own, source="command line")
 
 
-def _require_machine(study: Study) -> None:
-    """Refuses what this machine can never hold, before Ray starts; a cluster is asked once it is joined."""
-    if not joins_cluster():
-        fitting_trials(study.resources, this_machine())
-
-
 def _require_fold(options: TrainOptions, study: Study) -> None:
     fold, known = options.fold, study.base.data.num_folds
     if options.split == "trainval" and fold is not None:
         raise ConfigError(f"command line: fold: split=trainval trains on all folds, but got fold={fold}")
     if fold is not None and fold >= known:
         raise ConfigError(f"command line: fold: must be below data.num_folds={known}, but got {fold}")
-
-
-def _check(study: Study, num_trainings: int, folds: int, console: Console) -> int:
-    capacity = this_machine()
-    worker = worker_of(study.resources, capacity)
-    workers = study.resources.workers_per_trial
-    console.print(yamlfile.dumps(study), highlight=False, soft_wrap=True, end="")
-    console.print(
-        f"\ntrainings: {num_trainings * folds} ({num_trainings} x {folds} folds), at most "
-        f"{num_trainings * folds * study.base.training.num_epochs} epochs\n"
-        f"a trial needs: {workers} workers x {worker.cpus:g} CPUs and {worker.gpus:g} GPUs",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if not joins_cluster():
-        chosen = study.search.max_concurrent
-        limit = None if chosen == "auto" else chosen
-        at_a_time = concurrency(study.resources, capacity, limit=limit, num_trials=num_trainings)
-        console.print(
-            f"this machine: {capacity.cpus:g} CPUs, {capacity.gpus:g} GPUs: {at_a_time} at a time", highlight=False
-        )
-    return DONE

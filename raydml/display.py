@@ -83,6 +83,11 @@ class SearchDisplay:
         count = f"{len(self._ended)}/{self._study.search.num_trials}"
         self._say(f"trial {trial.number:>3} {what} [{count} trials, best {self._best()}]")
 
+    def paused(self, trial: FrozenTrial) -> None:
+        """Time is up: a trial stops and goes on with the next invocation."""
+        progress = self._running.pop(trial.number)
+        self._say(f"trial {trial.number:>3} waits at epoch {trial.last_step or 0}/{progress.num_epochs}: time is up")
+
     @property
     def _metric(self) -> str:
         return self._study.search.metric

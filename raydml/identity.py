@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,21 +43,30 @@ def _canonical(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def require_same(directory: Path, identity: Mapping[str, object]) -> None:
-    """Raises ConfigError where the folder holds a different study, naming the first paths that differ."""
+def stored_in(directory: Path) -> dict[str, object] | None:
+    """The identity of the study a folder holds; None where it holds none. Raises ConfigError where it is unreadable."""
     path = directory / "identity.json"
     if not path.exists():
-        return
+        return None
     try:
-        stored = dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
+        return dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if hash_of(stored) == hash_of(identity):
+
+
+def changes(there: Mapping[str, object], here: Mapping[str, object]) -> str:
+    """The first two paths at which two identities differ, with both values; empty where they are the same."""
+    found = [f"{where} is {then} there and {now} here" for where, then, now in differences(dict(there), dict(here))]
+    return "; ".join(found[:2]) + (f" (and {len(found) - 2} more)" if len(found) > 2 else "")
+
+
+def require_same(directory: Path, identity: Mapping[str, object]) -> None:
+    """Raises ConfigError where the folder holds a different study, naming the first paths that differ."""
+    stored = stored_in(directory)
+    if stored is None or hash_of(stored) == hash_of(identity):
         return
-    changes = [f"{where} is {then} there and {now} here" for where, then, now in differences(stored, dict(identity))]
-    more = f" (and {len(changes) - 2} more)" if len(changes) > 2 else ""
     raise ConfigError(
-        f"{directory} holds a different study: {'; '.join(changes[:2])}{more}; give this one another name=... or "
+        f"{directory} holds a different study: {changes(stored, identity)}; give this one another name=... or "
         "storage=..."
     )
 
@@ -66,3 +76,18 @@ def write(directory: Path, identity: Mapping[str, object], **provenance: object)
     atomic.write_json(
         directory / "identity.json", {"hash": hash_of(identity), "identity": dict(identity), **provenance}
     )
+
+
+def commit() -> str | None:
+    """The commit of raydml's own checkout; None where it was installed from a package."""
+    try:
+        found = subprocess.run(  # noqa: S603
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

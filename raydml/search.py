@@ -1,9 +1,9 @@
 """The search's memory and its searcher: a persistent Optuna study with honest states, driven through Ray Tune.
 
 Optuna's study is all there is to remember. A trial pruned by the scheduler is PRUNED with its last value, a failed one
-FAIL with its reason, and a driver that was killed leaves RUNNING trials that the next one continues. What a sampler
-draws for a trial is a function of (seed, trial number, study), and the scheduler's rungs are rebuilt from the values
-in the study; so neither needs state of its own across a restart.
+FAIL with its reason, and a driver that was killed leaves RUNNING trials that the next one continues; so does a search
+that is out of time. What a sampler draws for a trial is a function of (seed, trial number, study), and the scheduler's
+rungs are rebuilt from the values in the study; so neither needs state of its own across a restart.
 
 Ray's OptunaSearch tells pruned trials as COMPLETE, leaves failed ones RUNNING and enqueues start points again after a
 restart; Tune does not restore ASHA's rungs (specs/ray.md, 2.5 and 2.6).
@@ -11,8 +11,7 @@ restart; Tune does not restore ASHA's rungs (specs/ray.md, 2.5 and 2.6).
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
@@ -22,9 +21,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from raydml import seeds
-from raydml.config import Distribution, ExperimentConfig, Scalar
+from raydml.budget import End, end_of
+from raydml.config import ExperimentConfig, Scalar
 from raydml.record import FAILURE, point_of
+from raydml.samplers import START, in_optuna, next_trial
 from raydml.session import import_ray
 from raydml.space import Study
 
@@ -51,6 +51,9 @@ class Listener(Protocol):
     def ended(self, trial: FrozenTrial) -> None:
         """A trial is COMPLETE, PRUNED or FAIL."""
 
+    def paused(self, trial: FrozenTrial) -> None:
+        """Time is up: a trial stops and goes on with the next driver."""
+
 
 def open_study(path: Path, *, name: str) -> optuna.Study:
     """The Optuna study of a journal file, made where there is none. The caller holds the study's folder for itself.
@@ -60,7 +63,14 @@ def open_study(path: Path, *, name: str) -> optuna.Study:
     Path(f"{path}.lock").unlink(missing_ok=True)
     _cut_half_line(path)
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-    return optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    # Every trial comes with its values: the study itself draws none.
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.RandomSampler(seed=0),
+    )
 
 
 def _cut_half_line(path: Path) -> None:
@@ -73,28 +83,14 @@ def _cut_half_line(path: Path) -> None:
             file.truncate(len(whole))
 
 
-def _draw(trial: optuna.Trial, path: str, distribution: Distribution) -> None:
-    """Draws one parameter, or finds it drawn already. Numbers from a list are drawn by their place in it."""
-    d = distribution
-    match d.kind:
-        case "float":
-            trial.suggest_float(path, d.low, d.high, log=d.log, step=d.step)
-        case "int":
-            trial.suggest_int(path, int(d.low), int(d.high), log=d.log, step=int(d.step or 1))
-        case "ordered":
-            trial.suggest_int(path, 0, len(d.choices) - 1)
-        case "categorical":
-            trial.suggest_categorical(path, d.choices)
-
-
 def enqueue_start_points(memory: optuna.Study, study: Study) -> None:
     """Puts the start points at the head of an empty study, each once, however often this is called."""
     distributions = study.distributions()
-    known = {t.user_attrs.get("start") for t in memory.get_trials(deepcopy=False)}
+    known = {t.user_attrs.get(START) for t in memory.get_trials(deepcopy=False)}
     for index, point in enumerate(study.start_points()[: study.search.num_trials]):
         if index not in known:
             encoded = {path: distributions[path].encode(value) for path, value in point.items()}
-            memory.enqueue_trial(encoded, user_attrs={"start": index})
+            memory.enqueue_trial(encoded, user_attrs={START: index})
 
 
 class _Running(NamedTuple):
@@ -113,13 +109,20 @@ class StudySearcher(Searcher):
         scheduler: TrialScheduler,
         make_config: Callable[[int, ExperimentConfig, dict[str, Scalar]], dict[str, Any]],
         listener: Listener,
+        warm: Sequence[FrozenTrial] = (),
+        out_of_time: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`make_config` turns a trial's number, experiment and point into the configuration of its Trainable."""
+        """`make_config` turns a trial's number, experiment and point into the configuration of its Trainable.
+
+        `warm` are trials of other studies, to learn from.
+        """
         super().__init__(metric=study.search.metric, mode="max")
         self._study, self._memory, self._scheduler = study, memory, scheduler
         self._make_config, self._listener = make_config, listener
+        self._warm, self._out_of_time = warm, out_of_time
         self._distributions = study.distributions()
         self._running: dict[str, _Running] = {}
+        self._stopped: set[str] = set()
         trials = memory.get_trials(deepcopy=False)
         self._unfinished = [t.number for t in trials if t.state == TrialState.RUNNING]
         for trial in trials:
@@ -136,8 +139,10 @@ class StudySearcher(Searcher):
         ended = len(self._memory.get_trials(deepcopy=False, states=FINISHED))
         return max(self._study.search.num_trials - ended, len(self._unfinished))
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The configuration of the next trial: first the unfinished ones, then what the sampler draws."""
+        if self._out_of_time():
+            return str(Searcher.FINISHED)
         resumed = bool(self._unfinished)
         trial = self._reopen(self._unfinished.pop(0)) if resumed else self._ask()
         point = point_of(trial, self._distributions)
@@ -151,6 +156,13 @@ class StudySearcher(Searcher):
         self._listener.started(trial.number, point, num_epochs, resumed=resumed)
         return self._make_config(trial.number, experiment, point)
 
+    def stop(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Whether time is up. Tune asks after every epoch, and then not the scheduler."""
+        del result
+        if self._out_of_time():
+            self._stopped.add(trial_id)
+        return trial_id in self._stopped
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch after which the trial goes on."""
         self._record(self._running[trial_id].trial, result)
@@ -161,14 +173,24 @@ class StudySearcher(Searcher):
         if not error and result is None:
             return  # Tune gives up before the trial began: it stays RUNNING, for the next driver
         result = result or {}
-        if error or FAILURE in result:
-            trial.set_user_attr(FAILURE, result.get(FAILURE, "its process died, and again after every retry"))
-            self._memory.tell(trial, state=TrialState.FAIL)
-        else:
+        end = end_of(
+            epoch=int(result.get(_TIME, 0)),
+            num_epochs=num_epochs,
+            failed=error or FAILURE in result,
+            out_of_time=trial_id in self._stopped,
+        )
+        if end != End.FAILED:
             self._record(trial, result)
-            if int(result[_TIME]) < num_epochs:
+        match end:
+            case End.PAUSED:
+                self._listener.paused(self._frozen(trial.number))
+                return
+            case End.FAILED:
+                trial.set_user_attr(FAILURE, result.get(FAILURE, "its process died, and again after every retry"))
+                self._memory.tell(trial, state=TrialState.FAIL)
+            case End.PRUNED:
                 self._memory.tell(trial, state=TrialState.PRUNED)
-            else:
+            case End.COMPLETE:
                 self._memory.tell(trial, float(result[self._study.search.metric]))
         self._listener.ended(self._frozen(trial.number))
 
@@ -181,30 +203,17 @@ class StudySearcher(Searcher):
         raise NotImplementedError(checkpoint_path)
 
     def _ask(self) -> optuna.Trial:
-        waiting = self._memory.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        number = waiting[0].number if waiting else len(self._memory.get_trials(deepcopy=False))
-        self._memory.sampler = self._sampler(number)
-        return self._drawn(self._memory.ask())
+        trials = self._memory.get_trials()
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            self._memory.add_trial(next_trial(self._study, trials, self._warm))
+        return self._memory.ask(in_optuna(self._distributions))
 
     def _reopen(self, number: int) -> optuna.Trial:
-        """A trial an earlier driver began; a kill may have come before all its parameters were drawn."""
-        self._memory.sampler = self._sampler(number)
-        return self._drawn(optuna.Trial(self._memory, self._frozen(number)._trial_id))
-
-    def _drawn(self, trial: optuna.Trial) -> optuna.Trial:
-        for path, distribution in self._distributions.items():
-            _draw(trial, path, distribution)
+        """A trial an earlier driver began; a kill may have come before all its values were taken over."""
+        trial = optuna.Trial(self._memory, self._frozen(number)._trial_id)
+        for path, distribution in in_optuna(self._distributions).items():
+            trial._suggest(path, distribution)
         return trial
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                seed=seeds.derive(seeds.Purpose.SAMPLER, self._study.search.seed, number),
-                n_startup_trials=self._study.search.startup_trials,
-                multivariate=True,
-                constant_liar=True,
-            )
 
     def _record(self, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
         """The value of an epoch, once: a continued trial reports its old ones again."""

@@ -17,6 +17,7 @@ from raydml import overrides as overriding
 from raydml import yamlfile
 from raydml.capacity import require_images_for
 from raydml.config import (
+    LEARNING,
     ConfigError,
     Distribution,
     ExperimentConfig,
@@ -88,6 +89,7 @@ class Study(Model):
         _check_metric(self)
         _check_machines_and_folds(self)
         distributions = self.distributions()
+        _check_sampler(self, distributions)
         _check_corners(self, distributions)
         _check_start(self, distributions)
         return self
@@ -154,6 +156,22 @@ def _check_machines_and_folds(study: Study) -> None:
         raise ValueError(
             "protocol.folds_run must not exceed base.data.num_folds, "
             f"but got folds_run={study.protocol.folds_run}, data.num_folds={study.base.data.num_folds}"
+        )
+
+
+def _check_sampler(study: Study, distributions: Mapping[str, Distribution]) -> None:
+    sampler = study.search.sampler
+    if study.search.warm_start and sampler not in LEARNING:
+        raise ValueError(
+            f"search.warm_start: the sampler {sampler} learns from no trial, its own or another's; "
+            f"take one of {', '.join(LEARNING)}"
+        )
+    words = [path for path, distribution in distributions.items() if distribution.kind == "categorical"]
+    if sampler == "cmaes" and words:
+        # Optuna would draw them at random, and the model of the numbers would take what they do for noise.
+        raise ValueError(
+            f"search.sampler: cmaes searches numbers only, but the values of {words[0]} have no order; take tpe or gp, "
+            "or pin it"
         )
 
 

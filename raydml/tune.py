@@ -12,7 +12,6 @@ if __name__ == "__main__":
     sys.exit(main(["tune", *sys.argv[1:]]))
 
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,16 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from raydml import atomic, identity, tensorboard, yamlfile
+from raydml import atomic, budget, identity, tensorboard, warm_start, yamlfile
 from raydml.baseline import raw_pixel_metrics
+from raydml.budget import Clock
 from raydml.capacity import Capacity, Worker, concurrency, surely_without_gpu, worker_of
 from raydml.checkpoint import versions
 from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
+from raydml.plan import require_packages
 from raydml.record import best_of, point_of, trial_directory
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.session import capacity_ahead, connected, import_ray
@@ -56,6 +57,8 @@ class SearchResult:
     """The complete trial with the best value; none where no trial completed."""
     baseline: Mapping[str, float]
     """Metrics of raw pixels on the same validation classes, without a split in their names."""
+    seconds: float
+    """Time of the search, all invocations together."""
 
 
 def study_directory(study: Study) -> Path:
@@ -64,7 +67,7 @@ def study_directory(study: Study) -> Path:
 
 
 def search(study: Study, *, console: Console | None = None, verbose: bool = False) -> SearchResult:
-    """Runs a search, or goes on with it, until it has as many trials as asked for.
+    """Runs a search, or goes on with it, until it has as many trials as asked for or its hours are over.
 
     Raises ConfigError for bad input: an empty space, a folder that holds a different study, data that cannot be read,
     machines that can never hold a trial.
@@ -72,6 +75,7 @@ def search(study: Study, *, console: Console | None = None, verbose: bool = Fals
     console = console or Console(stderr=False)
     if not study.space:
         raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
+    require_packages(study.search)
     directory = study_directory(study)
     marks = identity.identity_of(study, fingerprint(study.base.data))
     identity.require_same(directory, marks)
@@ -89,26 +93,38 @@ def _search(
 ) -> SearchResult:
     # First what may be refused: a folder that bears a study's identity takes no corrected one.
     images = _trainable_images(study)
+    clock = Clock(directory / "clock.json")
+    warm = warm_start.gather(study, directory, marks)
     atomic.write_text(directory / "study.yaml", yamlfile.dumps(study))
-    identity.write(directory, marks, versions=versions(), commit=_commit())
+    identity.write(directory, marks, versions=versions(), commit=identity.commit())
     memory = open_study(directory / "optuna.journal", name=study.name)
     enqueue_start_points(memory, study)
     baseline = _baseline(study, directory, images)
     metrics = [f"val/{name}" for name in metric_names(study.base)]
     tensorboard.write_experiment(directory, space=study.distributions(), metrics=metrics)
     note = f"{study.base.data.kind}: raw pixels {_metric_of(study, baseline):.4f} {study.search.metric}; {stamp(study)}"
+    for line in warm.notes:
+        console.print(line, highlight=False, soft_wrap=True)
     display = SearchDisplay(study, console, earlier=memory.get_trials(), note=note)
-    if _remaining(study, memory):
-        with connected(verbose=verbose) as capacity:
-            _run(study, directory, memory, capacity, display)
+    keeper = _Keeper(study, directory, memory, display, clock)
+    if _remaining(study, memory) and not keeper.out_of_time():
+        with clock, connected(verbose=verbose) as capacity, display:
+            _run(study, directory, memory, capacity, keeper, warm.trials)
     trials = memory.get_trials()
     best = best_of(trials)
     if best is not None:
         _write_best(study, directory, best)
-    return SearchResult(directory, trials, best, baseline)
+    return SearchResult(directory, trials, best, baseline, clock.seconds())
 
 
-def _run(study: Study, directory: Path, memory: optuna.Study, capacity: Capacity, display: SearchDisplay) -> None:
+def _run(
+    study: Study,
+    directory: Path,
+    memory: optuna.Study,
+    capacity: Capacity,
+    keeper: _Keeper,
+    warm: Sequence[FrozenTrial],
+) -> None:
     worker = worker_of(study.resources, capacity)
     limit = None if study.search.max_concurrent == "auto" else study.search.max_concurrent
     scheduler = make_scheduler(study)
@@ -119,7 +135,9 @@ def _run(study: Study, directory: Path, memory: optuna.Study, capacity: Capacity
         make_config=lambda number, experiment, point: _trial_config(
             study, directory, worker, number, experiment, point
         ),
-        listener=_Keeper(study, directory, memory, display),
+        listener=keeper,
+        warm=warm,
+        out_of_time=keeper.out_of_time,
     )
     at_a_time = concurrency(study.resources, capacity, limit=limit, num_trials=searcher.num_to_run)
     scratch = directory / ".tune"
@@ -138,14 +156,14 @@ def _run(study: Study, directory: Path, memory: optuna.Study, capacity: Capacity
             name="search",
             storage_path=str(scratch),
             verbose=0,
+            stop=searcher.stop,
             failure_config=tune.FailureConfig(max_failures=study.search.max_retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    with display:
-        tuner.fit()
+    tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
-    if _remaining(study, memory):
+    if _remaining(study, memory) and not keeper.out_of_time():
         # Tune catches the first Ctrl-C itself and returns as if it had finished.
         raise KeyboardInterrupt
 
@@ -168,11 +186,23 @@ def _trial_config(
 
 
 class _Keeper:
-    """Between searcher and display: after every trial only the best ones keep their checkpoints."""
+    """Between searcher and display: keeps the time, and after every trial only the best ones' checkpoints."""
 
-    def __init__(self, study: Study, directory: Path, memory: optuna.Study, display: SearchDisplay) -> None:
+    def __init__(
+        self, study: Study, directory: Path, memory: optuna.Study, display: SearchDisplay, clock: Clock
+    ) -> None:
         self._study, self._directory, self._memory, self._display = study, directory, memory, display
-        self.started, self.epoch = display.started, display.epoch
+        self._clock = clock
+        self.started, self.paused = display.started, display.paused
+
+    def out_of_time(self) -> bool:
+        """Whether the hours of the search are over."""
+        return budget.out_of_time(self._clock.seconds(), self._study.search.max_hours)
+
+    def epoch(self, number: int, row: Mapping[str, Any]) -> None:
+        """Shows it; the time until here is not lost in a kill."""
+        self._clock.save()
+        self._display.epoch(number, row)
 
     def ended(self, trial: FrozenTrial) -> None:
         """Removes the checkpoints that no longer count."""
@@ -206,7 +236,7 @@ def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
         update={
             "base": spec.config,
             "space": {},
-            "search": study.search.model_copy(update={"start": ()}),
+            "search": study.search.model_copy(update={"start": (), "warm_start": ()}),
             "checkpoint": spec.checkpoints()[0].relative_to(directory).as_posix(),
         }
     )
@@ -233,18 +263,3 @@ def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, floa
 
 def _metric_of(study: Study, metrics: Mapping[str, float]) -> float:
     return metrics[study.search.metric.removeprefix("val/")]
-
-
-def _commit() -> str | None:
-    """The commit of raydml's own checkout; None where it was installed from a package."""
-    try:
-        found = subprocess.run(  # noqa: S603
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

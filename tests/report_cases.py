@@ -66,6 +66,9 @@ class Quiet:
     def ended(self, trial: FrozenTrial) -> None:
         pass
 
+    def paused(self, trial: FrozenTrial) -> None:
+        pass
+
 
 def run_search(study: Study, folder: Path, *, failures: Mapping[int, str], trials: int | None = None) -> Path:
     """What `python -m raydml.tune` leaves; some trials fail after their first epoch, the rest are begun by no one."""
@@ -92,6 +95,7 @@ def _run_trial(
     study: Study, searcher: StudySearcher, scheduler: TrialScheduler, directory: Path, number: int, failure: str | None
 ) -> None:
     config = searcher.suggest(f"t{number}")
+    assert isinstance(config, dict)
     trial = SimpleNamespace(trial_id=f"t{number}")
     scheduler.on_trial_add(None, trial)
     folds = tuple(range(study.protocol.folds_run))

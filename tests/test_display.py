@@ -117,6 +117,21 @@ def test_trials_of_an_interrupted_search_count(study: Study, memory: Memory) -> 
     assert lines_of(console)[-1].endswith("[2/9 trials, best 0.5000 (trial 0)]")
 
 
+def test_a_trial_out_of_time_says_where_it_waits(study: Study, memory: Memory) -> None:
+    """A continued one that was stopped before it reported anything new has the epochs it had."""
+    console = plain()
+    with SearchDisplay(study, console, earlier=[], note="") as display:
+        for resumed, values in ((False, []), (True, [0.1, 0.2])):
+            trial = memory.trial(TrialState.RUNNING, values)
+            display.started(trial.number, {}, 3, resumed=resumed)
+            display.paused(trial)
+        assert display._running == {}
+    assert lines_of(console)[1::2] == [
+        "trial   0 waits at epoch 0/3: time is up",
+        "trial   1 waits at epoch 2/3: time is up",
+    ]
+
+
 def test_a_pruned_trial_is_never_the_best(study: Study, memory: Memory) -> None:
     console = plain()
     with SearchDisplay(study, console, earlier=[], note="") as display:

@@ -59,6 +59,7 @@ def test_a_number_is_the_same_with_and_without_a_point() -> None:
         {"storage": "/elsewhere"},
         {"resources": {"workers_per_trial": 2, "cpus_per_worker": 4, "gpus_per_worker": 0}},
         {"search": {"num_trials": 99}},
+        {"search": {"max_hours": 0.5, "sampler": "gp", "warm_start": ["runs/other"]}},
         {"search": {"max_concurrent": 1, "max_retries": 0, "keep_checkpoints": 3}},
         {"search": {"start": [{"loss.margin": 0.5}]}},
         {"base": {**RAW["base"], "data": {"kind": "glyphs", "cache": "/scratch"}}},

@@ -16,14 +16,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity"),
+    ("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity", "budget"),
     ("distances", "distributed", "models", "neighbors", "kmeans", "data", "torch_defects"),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
     ("epoch", "clustering", "checkpoint", "baseline", "statistics"),
     ("model_training", "training", "identity", "runs"),
-    ("session", "tensorboard", "workers", "record"),
-    ("train", "trial", "evaluate", "search", "report"),
+    ("session", "plan", "tensorboard", "workers", "record"),
+    ("train", "trial", "evaluate", "samplers", "search", "warm_start", "report"),
     ("display", "tune"),
     ("cli",),
 )

@@ -2,112 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from raydml.config import ExperimentConfig, Scalar
-from raydml.config.grammar import validate
 from raydml.record import point_of
-from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
-from raydml.space import Study
-
-METRIC = "val/map@r"
-
-
-class Silent:
-    """A listener that only counts."""
-
-    def __init__(self) -> None:
-        self.resumed: list[int] = []
-        self.epochs: list[tuple[int, int]] = []
-
-    def started(self, number: int, point: Mapping[str, Scalar], num_epochs: int, *, resumed: bool) -> None:
-        if resumed:
-            self.resumed.append(number)
-
-    def epoch(self, number: int, row: Mapping[str, Any]) -> None:
-        self.epochs.append((number, int(row["training_iteration"])))
-
-    def ended(self, trial: FrozenTrial) -> None:
-        pass
-
-
-def study_of(**search: object) -> Study:
-    """Four epochs, three dimensions of different kinds."""
-    return validate(
-        Study,
-        {
-            "name": "s",
-            "base": {"training": {"num_epochs": 4}},
-            "space": {
-                "loss.margin": {"low": 0.0, "high": 0.5},
-                "model.embedding_dim": {"choices": [16, 32, 64]},
-                "loss.scope": {"choices": ["anchor", "batch"]},
-            },
-            "search": {"num_trials": 8, "startup_trials": 3, "early_stopping": None, **search},
-            "protocol": "quick",
-        },
-    )
-
-
-class Driver:
-    """Does to a searcher what Tune does, with a training that is a formula."""
-
-    def __init__(self, study: Study, path: Path) -> None:
-        self.study = study
-        self.memory = open_study(path, name="s")
-        enqueue_start_points(self.memory, study)
-        self.scheduler = make_scheduler(study)
-        self.listener = Silent()
-        self.searcher = StudySearcher(
-            study, self.memory, scheduler=self.scheduler, make_config=_config, listener=self.listener
-        )
-
-    def run(self, *, stop_after: int = 10**9) -> int:
-        """Runs trials one at a time; after so many epochs it simply ends, like a killed driver."""
-        epochs = 0
-        for index in range(self.searcher.num_to_run):
-            trial_id = f"t{index}-{id(self)}"
-            config = self.searcher.suggest(trial_id)
-            trial = _TuneTrial(trial_id)
-            self.scheduler.on_trial_add(None, trial)
-            for epoch in range(1, 5):
-                if epochs == stop_after:
-                    return epochs
-                result = {"training_iteration": epoch, "epoch": epoch, METRIC: value_of(config["experiment"], epoch)}
-                stop = epoch == 4 or self.scheduler.on_trial_result(None, trial, result) == "STOP"
-                if stop:
-                    self.scheduler.on_trial_complete(None, trial, result)
-                    self.searcher.on_trial_complete(trial_id, result)
-                    break
-                self.searcher.on_trial_result(trial_id, result)
-                epochs += 1
-        return epochs
-
-
-class _TuneTrial:
-    def __init__(self, trial_id: str) -> None:
-        self.trial_id = trial_id
-
-
-def _config(number: int, experiment: ExperimentConfig, point: dict[str, Scalar]) -> dict[str, Any]:
-    return {"number": number, "experiment": experiment, "point": point}
-
-
-def value_of(experiment: ExperimentConfig, epoch: int) -> float:
-    """A curve that rises, higher near a margin of 0.3 and a dimension of 64."""
-    loss = experiment.loss
-    assert loss.kind == "discriminate"
-    return epoch * (0.1 - (loss.margin - 0.3) ** 2 * 0.1 + experiment.model.embedding_dim / 6400)
-
-
-def outcome(memory: optuna.Study) -> list[tuple[object, ...]]:
-    return [(t.number, t.state, t.params, t.value, t.intermediate_values) for t in memory.get_trials()]
+from raydml.search import make_scheduler, open_study
+from tests.searches import METRIC, Driver, outcome, study_of
 
 
 def test_start_points_come_first_once_and_in_order(tmp_path: Path) -> None:
@@ -173,17 +75,46 @@ def test_a_killed_driver_changes_nothing(tmp_path: Path, stop_after: int) -> Non
     assert outcome(again.memory) == outcome(undisturbed.memory)
 
 
-def test_a_trial_killed_before_its_parameters_were_drawn_draws_the_same_ones(tmp_path: Path) -> None:
-    study = study_of()
+@pytest.mark.parametrize("num_epochs", [0, 1, 4, 6, 9])
+def test_a_search_that_is_out_of_time_goes_on_as_if_nothing_had_happened(tmp_path: Path, num_epochs: int) -> None:
+    study = study_of(early_stopping={"grace_epochs": 1, "reduction_factor": 2}, num_trials=10)
     undisturbed = Driver(study, tmp_path / "a")
     undisturbed.run()
-    driver = Driver(study, tmp_path / "b")
-    driver.memory.sampler = driver.searcher._sampler(0)
-    driver.memory.ask()  # RUNNING, no parameter yet
+    short = Driver(study, tmp_path / "b", num_epochs=num_epochs)
+    short.run()
+    states = [trial.state for trial in short.memory.get_trials()]
+    assert states.count(TrialState.RUNNING) == len(short.listener.waiting) <= 1
+    assert len(states) < 10
+    assert short.searcher.suggest("another") == "FINISHED", "no trial starts when time is up"
     again = Driver(study, tmp_path / "b")
     again.run()
-    assert again.listener.resumed == [0]
+    assert again.listener.resumed == [number for number, _ in short.listener.waiting]
     assert outcome(again.memory) == outcome(undisturbed.memory)
+
+
+def test_a_trial_out_of_time_is_neither_pruned_nor_complete(tmp_path: Path) -> None:
+    driver = Driver(study_of(), tmp_path / "journal", num_epochs=6)
+    driver.run()
+    complete, waiting = driver.memory.get_trials()
+    assert (complete.state, waiting.state) == (TrialState.COMPLETE, TrialState.RUNNING)
+    assert list(waiting.intermediate_values) == [1, 2]
+    assert driver.listener.waiting == [(1, 2)]
+
+
+def test_the_last_epoch_completes_a_trial_even_where_it_is_the_last_of_the_time(tmp_path: Path) -> None:
+    driver = Driver(study_of(), tmp_path / "journal", num_epochs=4)
+    driver.run()
+    assert [trial.state for trial in driver.memory.get_trials()] == [TrialState.COMPLETE]
+
+
+def test_a_failure_is_a_failure_even_where_time_is_up(tmp_path: Path) -> None:
+    driver = Driver(study_of(), tmp_path / "journal", num_epochs=1)
+    driver.searcher.suggest("a")
+    driver._epochs_left = 0
+    result = {"failure": "the loss is not finite", "done": True}
+    assert driver.searcher.stop("a", result)
+    driver.searcher.on_trial_complete("a", result)
+    assert [trial.state for trial in driver.memory.get_trials()] == [TrialState.FAIL]
 
 
 def test_a_continued_trial_reports_its_old_epochs_without_a_trace(tmp_path: Path) -> None:

@@ -54,9 +54,10 @@ from raydml.config.optimization import (
 )
 from raydml.config.ranges import Distribution, Range, distribution_of
 from raydml.config.see import SeeConfig
-from raydml.config.study import EarlyStopping, Protocol, Resources, Scalar, SearchConfig
+from raydml.config.study import LEARNING, EarlyStopping, Protocol, Resources, SamplerName, Scalar, SearchConfig
 
 __all__ = [
+    "LEARNING",
     "AdamWConfig",
     "AngularConfig",
     "ArcFaceConfig",
@@ -103,6 +104,7 @@ __all__ = [
     "RecallAtKConfig",
     "ReportOptions",
     "Resources",
+    "SamplerName",
     "Sampling",
     "Scalar",
     "ScheduleConfig",

@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from raydml.config.base import Model
 
 Scalar = bool | int | float | str
+SamplerName = Literal["tpe", "cmaes", "gp", "qmc", "random"]
+LEARNING: tuple[SamplerName, ...] = ("tpe", "cmaes", "gp")
+"""Samplers that learn from the trials so far."""
 
 
 class EarlyStopping(Model):
@@ -33,11 +36,20 @@ class SearchConfig(Model):
     start: tuple[dict[str, Scalar], ...] = ()
     """Points tried first, such as literature values; what a point leaves out comes from the base."""
 
+    sampler: SamplerName = "tpe"
+    """What chooses the points: `tpe`, `gp` and `cmaes` learn from the trials so far, `qmc` and `random` do not."""
+
     seed: int = Field(default=0, ge=0)
     """Seed of the sampler."""
 
     startup_trials: int = Field(default=6, ge=1)
     """Trials drawn at random (start points included) before the sampler's model takes over."""
+
+    warm_start: tuple[str, ...] = ()
+    """Folders of studies whose trials the sampler learns from too. They count nowhere else."""
+
+    max_hours: float | None = Field(default=None, gt=0.0)
+    """Hours of searching, earlier invocations included, after which the search stops at the next epochs; none: null."""
 
     max_concurrent: int | Literal["auto"] = "auto"
     """Trials at a time; as many as the machines hold where `auto`."""

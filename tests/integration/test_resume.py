@@ -14,8 +14,19 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raydml.budget import Clock
 from tests.integration.conftest import FinishedSearch
-from tests.integration.studies import command, curves_of, environment, outcome, run, trials_of, wait_for, write_study
+from tests.integration.studies import (
+    command,
+    curves_of,
+    environment,
+    outcome,
+    run,
+    run_here,
+    trials_of,
+    wait_for,
+    write_study,
+)
 
 
 def start(path: Path, *overrides: str) -> subprocess.Popen[bytes]:
@@ -70,6 +81,27 @@ def test_a_killed_driver_leaves_the_outcome_of_an_undisturbed_search(
     assert "goes on" in again.stdout
     assert outcome(folder) == outcome(finished.folder)
     assert curves_of(folder) == curves_of(finished.folder)
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("sampler", ["cmaes", "gp"])
+def test_a_killed_search_goes_on_with_every_sampler(tmp_path: Path, cache: Path, sampler: str) -> None:
+    """Ten trials: the last ones of cmaes are of its second generation."""
+    options = [f"search.sampler={sampler}", "search.startup_trials=2", "search.num_trials=10"]
+    options += ["search.max_concurrent=1", "training.steps_per_epoch=1"]
+    for name in ("killed", "undisturbed"):
+        (tmp_path / name).mkdir()
+    killed, undisturbed = (tmp_path / name / "runs" / "small" for name in ("killed", "undisturbed"))
+    driver = start(write_study(tmp_path / "killed", cache), *options)
+    wait_for(lambda: epochs_of(killed, 8) >= 1)
+    driver.kill()
+    driver.wait()
+    assert Clock(killed / "clock.json").seconds() > 0.0, "the time until the kill counts"
+    for name in ("killed", "undisturbed"):
+        process = run_here("tune", write_study(tmp_path / name, cache), *options)
+        assert process.returncode == 0, process.stdout + process.stderr
+    assert outcome(killed) == outcome(undisturbed)
+    assert curves_of(killed) == curves_of(undisturbed)
 
 
 def test_a_killed_trial_goes_on_from_its_last_epoch(finished: FinishedSearch, tmp_path: Path, cache: Path) -> None:

@@ -146,6 +146,22 @@ def test_more_trials_continue_a_finished_study(finished: FinishedSearch, tmp_pat
     assert len(trials_of(copy)) == 8
 
 
+@pytest.mark.usefixtures("ray_here")
+def test_another_study_is_a_warm_start(finished: FinishedSearch, tmp_path: Path, cache: Path) -> None:
+    path = write_study(tmp_path, cache)
+    folder = tmp_path / "runs" / "small"
+    one = ("search.max_concurrent=1", "search.start=[]", "search.num_trials=1")
+    first = run_here("tune", path, f"search.warm_start=[{finished.folder}]", *one)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert f"warm start: 6 trials of {finished.folder}\n" in first.stdout
+    assert len(trials_of(folder)) == 1
+    assert read(folder / "best.yaml").search.warm_start == ()
+    other = run_here("tune", path, f"search.warm_start=[{finished.folder}]", "name=other", "optimizer.lr=0.1", *one)
+    assert other.returncode == 2
+    assert "cannot be compared: base.optimizer.lr is 0.003 there and 0.1 here" in other.stderr
+    assert not (tmp_path / "runs" / "other" / "identity.json").exists()
+
+
 def test_a_second_driver_is_refused(tmp_path: Path, cache: Path) -> None:
     path = write_study(tmp_path, cache)
     first = subprocess.Popen(command("tune", path), env=environment(), stdout=subprocess.DEVNULL)
