@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from raydml import seeds
 from raydml.config import ConfigError, DivideConfig
-from raydml.data.batches import PixelSource, sequential_batches
-from raydml.distributed import rank, world_size
+from raydml.data.batches import PixelSource
 from raydml.divide import EXCLUDED, by_class, drop_singletons, learners_at, match, partition, require_divisible, split
-from raydml.epoch import TrainingState, TrainingStoppedError, embed
+from raydml.epoch import TrainingState, TrainingStoppedError, embed_share
 from raydml.kmeans import NonFiniteRowsError, Shard
 from raydml.learners import Division
 from raydml.splits import Indices
@@ -62,13 +60,7 @@ def redivided(state: TrainingState, source: PixelSource, labels: Indices) -> Clu
 
 
 def _shard(state: TrainingState, source: PixelSource, labels: Indices) -> Shard:
-    mine = np.arange(rank(), len(labels), world_size())
-    embedded = embed(
-        state.objective.model,
-        sequential_batches(source, labels, mine, batch_size=state.config.evaluation.batch_size),
-        image_size=state.shape.image_size,
-        features=state.config.divide.cluster_on == "features",
-    )
+    embedded = embed_share(state, source, labels, features=state.config.divide.cluster_on == "features")
     return Shard(embedded.embeddings, embedded.index, len(labels))
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from raydml.config import ExperimentConfig
-from raydml.data.batches import Batch
-from raydml.distributed import world_size
+from raydml.data.batches import Batch, PixelSource, sequential_batches
+from raydml.distributed import rank, world_size
 from raydml.divide import freezes_backbone
 from raydml.expansion import rehearse
 from raydml.learners import Division, active_rows
@@ -20,6 +21,7 @@ from raydml.losses import ClassSubset, LossOutput
 from raydml.models import EmbeddingModel
 from raydml.objective import DataShape, Objective, StepContext, build_objective, network_input
 from raydml.optim import Moving, build_optimizer, lr_factor, masked_step, set_learning_rates
+from raydml.splits import Indices
 from raydml.torch_defects import require_right_bfloat16
 
 
@@ -220,3 +222,10 @@ def embed(model: EmbeddingModel, batches: Iterable[Batch], *, image_size: int, f
     model.train(was_training)
     rows = torch.cat(embeddings)
     return Embedded(rows, torch.cat(labels), torch.cat(index).to(rows.device))
+
+
+def embed_share(state: TrainingState, source: PixelSource, labels: Indices, *, features: bool = False) -> Embedded:
+    """This rank's part of a subset, unaugmented: images r, r + R, ..., so that none is padding and counts twice."""
+    mine = np.arange(rank(), len(labels), world_size())
+    batches = sequential_batches(source, labels, mine, batch_size=state.config.evaluation.batch_size)
+    return embed(state.objective.model, batches, image_size=state.shape.image_size, features=features)

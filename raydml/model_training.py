@@ -13,13 +13,13 @@ from raydml import checkpoint, seeds
 from raydml.clustering import redivided
 from raydml.config import ConfigError, ExperimentConfig, FolderConfig, dump
 from raydml.config.grammar import differences
-from raydml.data.batches import PixelSource, class_balanced_batches, num_steps, sequential_batches, training_batches
+from raydml.data.batches import PixelSource, class_balanced_batches, num_steps, training_batches
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import Subset, fold_subsets, trainval_subset
 from raydml.data.cluster_batches import cluster_batches
 from raydml.distributed import gather_ragged, rank, world_size
 from raydml.divide import clusters_before, drop_singletons, stage_of
-from raydml.epoch import TrainingState, embed, new_state, train_epoch
+from raydml.epoch import TrainingState, embed_share, new_state, train_epoch
 from raydml.learners import class_subsets
 from raydml.losses import ClassSubset
 from raydml.metrics import retrieval_metrics
@@ -159,18 +159,15 @@ class ModelTraining:
         return metrics
 
     def _validate(self) -> dict[str, float]:
-        """Rank r embeds images r, r + R, ...: no padding, so no image counts twice. Metrics on rank 0."""
+        """Every rank embeds its share; metrics on rank 0."""
         assert self._val is not None
         assert self._val_source is not None
-        config = self._state.config
-        mine = np.arange(rank(), len(self._val.index), world_size())
-        batches = sequential_batches(self._val_source, self._val.labels, mine, batch_size=config.evaluation.batch_size)
-        part = embed(self._state.objective.model, batches, image_size=self._state.shape.image_size)
+        part = embed_share(self._state, self._val_source, self._val.labels)
         embeddings, labels = gather_ragged(part.embeddings), gather_ragged(part.labels)
         order = gather_ragged(part.index).argsort()
         if rank() != 0:
             return {}
-        metrics = retrieval_metrics(embeddings[order], labels[order], recall_at=config.evaluation.recall_at)
+        metrics = retrieval_metrics(embeddings[order], labels[order], recall_at=self._state.config.evaluation.recall_at)
         # Counts of queries are the same every epoch: they are no curve.
         return {name: value for name, value in metrics.items() if not name.startswith("num_")}
 

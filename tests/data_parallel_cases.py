@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
-from pathlib import Path
 from unittest import mock
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from raydml.config import ExperimentConfig, parse
@@ -90,19 +87,6 @@ TRAJECTORIES = (
     Case({"kind": "contrastive", "memory": {"size": 40}}, see={**_EXPANDED, "prototypes": "auxiliary"}),
 )
 """Proxies, prototypes, running means and queues: what a wrong scale or order shows in only after some steps."""
-
-
-def serve(place: int, folder: Path) -> None:
-    """A spawned process: the same rank in one group after another, because starting processes is what takes time."""
-    torch.set_num_threads(1)
-    for world in WORLDS:
-        if place < world:
-            store = f"file://{folder / f'store-{world}'}"
-            dist.init_process_group(
-                "gloo", init_method=store, rank=place, world_size=world, timeout=timedelta(seconds=60)
-            )
-            torch.save(everything(), folder / f"{world}-{place}.pt")
-            dist.destroy_process_group()
 
 
 def everything() -> dict[str, Result]:

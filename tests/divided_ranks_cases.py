@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from raydml.config import ExperimentConfig
@@ -92,20 +90,9 @@ def config_of(case: Case, cache: Path) -> ExperimentConfig:
     )
 
 
-def serve(place: int, folder: Path, cache: Path) -> None:
-    """A spawned process: the same rank in one group after another."""
-    torch.set_num_threads(1)
-    for world in WORLDS:
-        if place < world:
-            store = f"file://{folder / f'store-{world}'}"
-            limit = timedelta(seconds=60)
-            dist.init_process_group("gloo", init_method=store, rank=place, world_size=world, timeout=limit)
-            torch.save(everything(folder / str(world), cache), folder / f"{world}-{place}.pt")
-            dist.destroy_process_group()
-
-
 def everything(folder: Path, cache: Path) -> dict[str, Any]:
     """All results of this rank, by name; without a process group, those of the single process."""
+    folder /= str(world_size())
     results: dict[str, Any] = {}
     for case in (*CASES, *SINGLE):
         results[f"divide {case.name}"] = one_step(case, cache, epoch=1)

@@ -5,11 +5,7 @@ Apart from the tests because spawned processes import it by name, and should imp
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from raydml.distributed import rank, sum_over_ranks, world_size
@@ -21,19 +17,6 @@ NUM_CLUSTERS = {"separated": 4, "overlapping": 5, "few": 2, "on one rank": 4, "e
 DIVIDED = ("few", "on one rank")
 
 Result = dict[str, Tensor]
-
-
-def serve(place: int, folder: Path) -> None:
-    """A spawned process: the same rank in one group after another, because starting processes is what takes time."""
-    torch.set_num_threads(1)
-    for world in WORLDS:
-        if place < world:
-            store = f"file://{folder / f'store-{world}'}"
-            dist.init_process_group(
-                "gloo", init_method=store, rank=place, world_size=world, timeout=timedelta(seconds=60)
-            )
-            torch.save(everything(), folder / f"{world}-{place}.pt")
-            dist.destroy_process_group()
 
 
 def everything() -> dict[str, Result]:

@@ -28,8 +28,8 @@ from tests.data_parallel_cases import (
     Result,
     everything,
     first_step,
-    serve,
 )
+from tests.ranks import in_groups
 
 Ranks = list[dict[str, Result]]
 
@@ -37,9 +37,7 @@ Ranks = list[dict[str, Result]]
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ranks]:
     """What every rank found, by size of the group."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(serve, args=(folder,), nprocs=max(WORLDS))  # type: ignore[attr-defined, no-untyped-call]
-    return {world: [torch.load(folder / f"{world}-{place}.pt") for place in range(world)] for world in WORLDS}
+    return in_groups(everything, worlds=WORLDS, folder=tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(scope="module")

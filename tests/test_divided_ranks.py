@@ -14,7 +14,8 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
-from tests.divided_ranks_cases import CASES, RUNS, SINGLE, WORLDS, Case, Result, everything, serve
+from tests.divided_ranks_cases import CASES, RUNS, SINGLE, WORLDS, Case, Result, everything
+from tests.ranks import in_groups
 
 Found = dict[str, Any]
 
@@ -26,9 +27,7 @@ pytestmark = pytest.mark.timeout(300)
 def worlds(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[int, list[Found]]:
     """What every rank found, by size of the group."""
     folder = tmp_path_factory.mktemp("ranks")
-    arguments = (folder, cache)
-    torch.multiprocessing.spawn(serve, args=arguments, nprocs=max(WORLDS))  # type: ignore[attr-defined, no-untyped-call]
-    return {world: [torch.load(folder / f"{world}-{place}.pt") for place in range(world)] for world in WORLDS}
+    return in_groups(everything, folder, cache, worlds=WORLDS, folder=folder)
 
 
 @pytest.fixture(scope="module")

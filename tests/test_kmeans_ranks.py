@@ -11,7 +11,8 @@ import torch.multiprocessing
 from torch import Tensor
 
 from raydml.distributed import sum_over_ranks
-from tests.kmeans_ranks import DIVIDED, NUM_CLUSTERS, WORLDS, Result, everything, rows_of, serve
+from tests.kmeans_ranks import DIVIDED, NUM_CLUSTERS, WORLDS, Result, everything, rows_of
+from tests.ranks import in_groups
 
 Ranks = list[dict[str, Result]]
 EXACT = sorted(NUM_CLUSTERS.keys() - {"overlapping"})
@@ -20,9 +21,7 @@ EXACT = sorted(NUM_CLUSTERS.keys() - {"overlapping"})
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ranks]:
     """What every rank found, by size of the group."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(serve, args=(folder,), nprocs=max(WORLDS))  # type: ignore[attr-defined, no-untyped-call]
-    return {world: [torch.load(folder / f"{world}-{place}.pt") for place in range(world)] for world in WORLDS}
+    return in_groups(everything, worlds=WORLDS, folder=tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture(params=sorted(WORLDS))

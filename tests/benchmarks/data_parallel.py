@@ -13,18 +13,17 @@ import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from tests.data_parallel_cases import LOSSES, WITH_MEMORY, Case, Result, first_step, trajectory
+from tests.ranks import in_groups
 
 _WORLDS = (2, 3, 4)
 _PRECISIONS = ("float32", "float64")
@@ -48,20 +47,6 @@ class Plan:
         """Every loss in both precisions."""
         losses = (*LOSSES, *WITH_MEMORY)
         return [Case(loss, precision=p, backbone=self.backbone) for loss, p in product(losses, _PRECISIONS)]
-
-
-def serve(place: int, plan: Plan, folder: Path) -> None:
-    """A spawned process: the same rank in one group after another."""
-    torch.set_num_threads(1)
-    for world in _WORLDS:
-        if place < world:
-            store = f"file://{folder / f'store-{world}'}"
-            limit = timedelta(minutes=10)
-            dist.init_process_group("gloo", init_method=store, rank=place, world_size=world, timeout=limit)
-            results = plan.results()
-            if place == 0:
-                torch.save(results, folder / f"{world}.pt")
-            dist.destroy_process_group()
 
 
 def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], prefix: str) -> float | None:
@@ -104,9 +89,8 @@ def main() -> None:
     options = parser.parse_args()
     plan = Plan(options.backbone, options.steps)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        torch.multiprocessing.spawn(serve, args=(plan, folder), nprocs=max(_WORLDS))  # type: ignore[attr-defined, no-untyped-call]
-        groups = [torch.load(folder / f"{world}.pt") for world in _WORLDS]
+        found = in_groups(plan.results, worlds=_WORLDS, folder=Path(name), timeout_s=600.0)
+    groups = [found[world][0] for world in _WORLDS]
     torch.set_num_threads(1)
     Console(width=160).print(table(plan, plan.results(), groups))
 
