@@ -19,10 +19,11 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from raydml import budget, plan
+from raydml.caveats import stamp
 from raydml.config import ConfigError, EvaluateOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import set_at, unknown_key, validate
 from raydml.overrides import parse_assignment
-from raydml.space import Study, read_with_notes, stamp
+from raydml.space import Study, read_with_notes
 
 if TYPE_CHECKING:
     from raydml import tune
@@ -94,7 +95,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     plan.require_machine(study)
     plan.require_packages(study.search)
     if arguments.check:
-        folds, trials = study.protocol.folds_run, study.search.num_trials
+        folds, trials = len(study.folds), study.search.num_trials
         plan.print_plan(study, console, trainings=trials, folds=folds, searched=True)
         return DONE
     from raydml import tune

@@ -40,11 +40,17 @@ def apply(raw: Plain, overrides: Sequence[tuple[str, object]], *, study_keys: Se
         elif first == "space" and "." in path:
             raw = {**raw, "space": {**_mapping(raw, "space"), path.removeprefix("space."): value}}
         elif first in study_keys:
-            raw = set_at(raw, path, value)
+            raw = set_at(_with_protocol(raw) if first == "protocol" else raw, path, value)
         else:
             known = [*ExperimentConfig.model_fields, *study_keys]
             raise ConfigError(f"command line: {path}: {unknown_key(first, known)}")
     return raw, notes
+
+
+def _with_protocol(raw: Plain) -> Plain:
+    """A preset by name has room for fields only when it is spelled out; no protocol is the honest one."""
+    protocol = raw.get("protocol", "honest")
+    return {**raw, "protocol": {"preset": protocol} if isinstance(protocol, str) else protocol}
 
 
 # A name decides what its arguments mean, as a kind decides its fields.
@@ -52,7 +58,9 @@ _ARGUMENTS_OF = {"loss.name": "loss.arguments", "loss.miner": "loss.miner_argume
 
 
 def _rank(path: str) -> int:
-    return 0 if path.endswith((".kind", ".preset")) else 1 if path.removeprefix("base.") in _ARGUMENTS_OF else 2
+    if path.endswith((".kind", ".preset")) or path == "protocol":
+        return 0
+    return 1 if path.removeprefix("base.") in _ARGUMENTS_OF else 2
 
 
 def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plain:

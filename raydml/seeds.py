@@ -17,6 +17,8 @@ class Purpose(IntEnum):
     SAMPLER = 4
     FRAMES = 5
     CLUSTERS = 6
+    CONFIRM = 7
+    FINAL = 8
 
 
 def stream(purpose: Purpose, *parts: int) -> np.random.Generator:

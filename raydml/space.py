@@ -33,6 +33,7 @@ from raydml.config import (
     parse,
 )
 from raydml.config.grammar import get_at, set_at, unknown_key, validate
+from raydml.config.protocol import with_preset
 
 # Values of an integer dimension that are all combined with those of others.
 _SHORT = 16
@@ -65,8 +66,8 @@ class Study(Model):
     search: SearchConfig = SearchConfig()
     """Budget, metric, start points, sampler."""
 
-    protocol: Protocol
-    """What a trial is evaluated on: `quick`, or its fields spelled out."""
+    protocol: Protocol = Field(default_factory=lambda: Protocol.model_validate("honest"))
+    """What is made of the search: `quick`, `honest`, `mlrc`, `legacy`, or its fields spelled out."""
 
     resources: Resources = Resources()
     """What one trial occupies."""
@@ -93,6 +94,12 @@ class Study(Model):
         _check_corners(self, distributions)
         _check_start(self, distributions)
         return self
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds that a trial trains on."""
+        asked = self.protocol.folds_run
+        return tuple(range(self.base.data.num_folds if asked == "all" else asked))
 
     def distributions(self) -> dict[str, Distribution]:
         """The distribution of every path of the space, decided by the type of its field."""
@@ -134,13 +141,6 @@ def metric_names(base: ExperimentConfig) -> tuple[str, ...]:
     return ("map@r", "r_precision", *(f"recall@{k}" for k in base.evaluation.recall_at))
 
 
-def stamp(study: Study) -> str:
-    """What a reader must know before quoting a number of this study."""
-    synthetic = "synthetic images; " if study.base.data.kind == "glyphs" else ""
-    folds = study.protocol.folds_run
-    return f"{synthetic}exploratory: {folds} of {study.base.data.num_folds} folds, one seed, nothing confirmed"
-
-
 def _check_metric(study: Study) -> None:
     metric = study.search.metric
     if not metric.startswith("val/"):
@@ -152,7 +152,7 @@ def _check_metric(study: Study) -> None:
 
 def _check_machines_and_folds(study: Study) -> None:
     require_images_for(study.base, study.resources)
-    if study.protocol.folds_run > study.base.data.num_folds:
+    if len(study.folds) > study.base.data.num_folds:
         raise ValueError(
             "protocol.folds_run must not exceed base.data.num_folds, "
             f"but got folds_run={study.protocol.folds_run}, data.num_folds={study.base.data.num_folds}"
@@ -233,7 +233,7 @@ def read_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, l
     written.setdefault("name", path.stem)
     raw, notes = overriding.apply(raw, assignments, study_keys=list(Study.model_fields))
     try:
-        return validate(Study, raw), notes
+        return validate(Study, with_preset(raw)), notes
     except ConfigError as error:
         source = str(path) if _message(written) == str(error) or not overrides else "command line"
         raise ConfigError(f"{source}: {error}") from None
@@ -242,7 +242,7 @@ def read_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, l
 def _message(raw: Mapping[str, object]) -> str:
     """What is wrong with a study; nothing where it is valid."""
     try:
-        validate(Study, raw)
+        validate(Study, with_preset(raw))
     except ConfigError as error:
         return str(error)
     return ""

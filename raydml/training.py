@@ -21,6 +21,7 @@ from raydml.config import ConfigError, ExperimentConfig
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import open_images, trainval_subset
 from raydml.distributed import barrier, rank
+from raydml.history import read_history
 from raydml.model_training import ModelTraining, data_shape
 from raydml.objective import build_objective, require_possible
 from raydml.torch_defects import require_right_bfloat16
@@ -149,14 +150,6 @@ def train(spec: RunSpec, *, device: torch.device, report: Callable[[dict[str, fl
             report(metrics)
     finally:
         run.close()
-
-
-def read_history(directory: Path) -> list[dict[str, float]]:
-    """The metrics of every epoch that a run finished; none where it has not finished one."""
-    path = directory / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def final_metrics(history: list[dict[str, float]]) -> Mapping[str, float]:

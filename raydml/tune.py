@@ -26,6 +26,7 @@ from raydml import atomic, budget, identity, tensorboard, warm_start, yamlfile
 from raydml.baseline import raw_pixel_metrics
 from raydml.budget import Clock
 from raydml.capacity import Capacity, Worker, concurrency, surely_without_gpu, worker_of
+from raydml.caveats import stamp
 from raydml.checkpoint import versions
 from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
@@ -35,7 +36,7 @@ from raydml.plan import require_packages
 from raydml.record import best_of, point_of, trial_directory
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.session import capacity_ahead, connected, import_ray
-from raydml.space import Study, metric_names, stamp
+from raydml.space import Study, metric_names
 from raydml.training import RunSpec, require_trainable
 from raydml.trial import trainable_of
 from raydml.workers import Task
@@ -176,8 +177,7 @@ def _trial_config(
     experiment: ExperimentConfig,
     point: dict[str, Scalar],
 ) -> dict[str, Any]:
-    folds = tuple(range(study.protocol.folds_run))
-    spec = RunSpec(experiment, trial_directory(directory, number), "train", folds)
+    spec = RunSpec(experiment, trial_directory(directory, number), "train", study.folds)
     return {
         "task": Task(spec, point, worker),
         "num_workers": study.resources.workers_per_trial,
@@ -230,7 +230,7 @@ def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
         study.experiment(point_of(best, study.distributions())),
         trial_directory(directory, best.number),
         "train",
-        tuple(range(study.protocol.folds_run)),
+        study.folds,
     )
     winner = study.model_copy(
         update={
@@ -254,7 +254,7 @@ def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, floa
     recall_at = study.base.evaluation.recall_at
     rows = [
         raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], recall_at=recall_at)
-        for fold in range(study.protocol.folds_run)
+        for fold in study.folds
     ]
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     atomic.write_json(directory / "baseline.json", means)

@@ -10,7 +10,8 @@ import torch
 
 from raydml import checkpoint
 from raydml.config import ExperimentConfig
-from raydml.training import Run, RunSpec, read_history
+from raydml.history import read_history
+from raydml.training import Run, RunSpec
 from tests.conftest import changed
 
 HOST = torch.device("cpu")

@@ -98,7 +98,7 @@ def _run_trial(
     assert isinstance(config, dict)
     trial = SimpleNamespace(trial_id=f"t{number}")
     scheduler.on_trial_add(None, trial)
-    folds = tuple(range(study.protocol.folds_run))
+    folds = study.folds
     run = Run(RunSpec(config["experiment"], trial_directory(directory, number), "train", folds), device=HOST)
     while (row := run.advance()) is not None:
         result: Row = {**row, "training_iteration": int(row["epoch"])}
@@ -115,7 +115,7 @@ def _run_trial(
 def raw_pixels(study: Study) -> dict[str, float]:
     """Mean metrics of raw pixels over the folds."""
     images = open_images(study.base.data)
-    folds = range(study.protocol.folds_run)
+    folds = study.folds
     rows = [raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1]) for fold in folds]
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 

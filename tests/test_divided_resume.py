@@ -9,7 +9,8 @@ import torch
 
 from raydml import checkpoint
 from raydml.config import ConfigError, ExperimentConfig
-from raydml.training import Run, RunSpec, read_history
+from raydml.history import read_history
+from raydml.training import Run, RunSpec
 from tests.conftest import changed
 from tests.divided_cases import HOST, NUM_EPOCHS, SEE, Fields, assert_equal_runs, divided, stored, timeless, trained
 

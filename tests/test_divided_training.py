@@ -14,10 +14,11 @@ from torch import Tensor
 from raydml.config import ConfigError, ExperimentConfig
 from raydml.data.catalog import fold_subsets, open_images
 from raydml.epoch import TrainingStoppedError
+from raydml.history import read_history
 from raydml.kmeans import Shard
 from raydml.models import EmbeddingModel
 from raydml.optim import lr_factor, set_learning_rates
-from raydml.training import Run, RunSpec, read_history
+from raydml.training import Run, RunSpec
 from tests.conftest import changed
 from tests.divided_cases import (
     HOST,

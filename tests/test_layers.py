@@ -16,13 +16,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity", "budget"),
+    (
+        "config",
+        "space",
+        "overrides",
+        "yamlfile",
+        "splits",
+        "seeds",
+        "atomic",
+        "capacity",
+        "budget",
+        "caveats",
+        "history",
+    ),
     ("distances", "distributed", "models", "neighbors", "kmeans", "data", "torch_defects"),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
     ("epoch", "clustering", "checkpoint", "baseline", "statistics"),
     ("model_training", "training", "identity", "runs"),
-    ("session", "plan", "tensorboard", "workers", "record"),
+    ("session", "plan", "tensorboard", "workers", "record", "repeats"),
     ("train", "trial", "evaluate", "samplers", "search", "warm_start", "report"),
     ("display", "tune"),
     ("cli",),

@@ -115,7 +115,7 @@ def test_raw_pixels_are_those_of_the_folds(study: StudyContents, searched: Path)
 def test_it_says_what_was_run_and_where_the_numbers_come_from(study: StudyContents, searched: Path) -> None:
     marks = json.loads((searched / "identity.json").read_text(encoding="utf-8"))
     assert study.stamp == "synthetic images; exploratory: 2 of 4 folds, one seed, nothing confirmed"
-    assert study.protocol == {"preset": "custom", "folds_run": 2}
+    assert study.protocol == {"preset": "custom", "folds_run": 2, "confirm": None, "final": None}
     assert study.identity == marks["hash"]
     assert study.provenance.fingerprint == marks["identity"]["data_fingerprint"]
     assert (study.provenance.versions, study.provenance.commit) == (marks["versions"], "0123abc")

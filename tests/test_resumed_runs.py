@@ -13,7 +13,8 @@ import torch
 from raydml import checkpoint
 from raydml.config import ConfigError, ExperimentConfig, replace_at
 from raydml.epoch import train_epoch
-from raydml.training import Run, RunSpec, read_history
+from raydml.history import read_history
+from raydml.training import Run, RunSpec
 from tests.conftest import tiny_experiment
 from tests.test_training import run_to_the_end, without_seconds
 

@@ -17,10 +17,11 @@ from raydml.config import ConfigError, ExperimentConfig, parse, replace_at
 from raydml.data.batches import class_balanced_batches
 from raydml.data.catalog import fold_subsets, open_images, trainval_subset
 from raydml.epoch import NonFiniteLossError
+from raydml.history import read_history
 from raydml.metrics import retrieval_metrics
 from raydml.model_training import data_shape, input_size
 from raydml.splits import Indices
-from raydml.training import Run, RunSpec, final_metrics, read_history, require_trainable, train
+from raydml.training import Run, RunSpec, final_metrics, require_trainable, train
 
 HOST = torch.device("cpu")
 

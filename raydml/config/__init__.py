@@ -52,18 +52,21 @@ from raydml.config.optimization import (
     StepConfig,
     TrainingConfig,
 )
+from raydml.config.protocol import PRESETS, Confirm, Final, Protocol, Repeats
 from raydml.config.ranges import Distribution, Range, distribution_of
 from raydml.config.see import SeeConfig
-from raydml.config.study import LEARNING, EarlyStopping, Protocol, Resources, SamplerName, Scalar, SearchConfig
+from raydml.config.study import LEARNING, EarlyStopping, Resources, SamplerName, Scalar, SearchConfig
 
 __all__ = [
     "LEARNING",
+    "PRESETS",
     "AdamWConfig",
     "AngularConfig",
     "ArcFaceConfig",
     "AugmentConfig",
     "CircleConfig",
     "ConfigError",
+    "Confirm",
     "ConstantConfig",
     "ContrastiveConfig",
     "CosFaceConfig",
@@ -78,6 +81,7 @@ __all__ = [
     "EvaluateOptions",
     "EvaluationConfig",
     "ExperimentConfig",
+    "Final",
     "FolderConfig",
     "GlyphsConfig",
     "HistogramConfig",
@@ -102,6 +106,7 @@ __all__ = [
     "Range",
     "RankingLossConfig",
     "RecallAtKConfig",
+    "Repeats",
     "ReportOptions",
     "Resources",
     "SamplerName",

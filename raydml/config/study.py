@@ -1,4 +1,4 @@
-"""Everything about a search that is not the experiment: budget, protocol and machines."""
+"""How a space is explored, and on what machines."""
 
 from __future__ import annotations
 
@@ -69,31 +69,6 @@ class SearchConfig(Model):
         if value != "auto" and value < 1:
             raise ValueError(f"max_concurrent must be at least 1, or auto, but got {value}")
         return value
-
-
-class Protocol(Model):
-    """What a trial is evaluated on. A preset by name, or its fields spelled out."""
-
-    preset: Literal["quick", "custom"] = "custom"
-    """`quick`: one fold, one seed, nothing confirmed; results are stamped exploratory."""
-
-    folds_run: int = Field(default=1, ge=1)
-    """Folds a trial trains on, epoch by epoch in lockstep; its curve is their mean."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named_preset(cls, value: object) -> object:
-        if value == "quick":
-            return {"preset": "quick", "folds_run": 1}
-        if isinstance(value, str):
-            raise ValueError(f"unknown protocol '{value}'; known: quick, or its fields spelled out ({{folds_run: 4}})")
-        return value
-
-    @model_validator(mode="after")
-    def _quick_is_one_fold(self) -> Protocol:
-        if self.preset == "quick" and self.folds_run != 1:
-            raise ValueError(f"the preset quick runs one fold, but got folds_run={self.folds_run}; leave preset out")
-        return self
 
 
 class Resources(Model):

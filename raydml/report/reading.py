@@ -11,13 +11,12 @@ from pathlib import Path
 from pydantic import JsonValue, TypeAdapter
 
 from raydml.config import ConfigError
+from raydml.history import Row, numbers
 from raydml.report.contents import Curves
 
 # Folders of a study that hold runs of one experiment each.
 _RUNS = ("train/*",)
 _NO_CURVE = ("epoch", "step")
-
-Row = dict[str, float]
 
 
 @dataclass
@@ -73,30 +72,7 @@ def plain(raw: Mapping[str, object]) -> dict[str, JsonValue]:
 
 def read_numbers(path: Path) -> Row:
     """A file of named numbers. Raises ConfigError."""
-    return _numbers(read_json(path), f"{path}")
-
-
-def read_rows(directory: Path) -> list[Row]:
-    """Metrics of every epoch that a run finished; none where it has not finished one. Raises ConfigError."""
-    path = directory / "metrics.jsonl"
-    if not path.exists():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return [_numbers(row, f"{path}: line {number}") for number, row in enumerate(rows, start=1)]
-
-
-def _numbers(row: object, where: str) -> Row:
-    if not isinstance(row, dict) or not all(_is_number(value) for value in row.values()):
-        raise ConfigError(f"{where}: expected names and finite numbers")
-    return row
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return numbers(read_json(path), f"{path}")
 
 
 def curves_of(rows: Sequence[Row]) -> Curves:

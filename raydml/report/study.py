@@ -11,13 +11,15 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from raydml.caveats import stamp
 from raydml.config import ConfigError, Distribution, ExperimentConfig, dump
 from raydml.config.grammar import differences
+from raydml.history import Row, read_history
 from raydml.record import FAILURE, STATES, best_of, point_of, ranked, read_study, trial_directory
 from raydml.report.contents import Best, Budget, Change, Dimension, Importance, Metrics, StudyContents, Trial
-from raydml.report.reading import Row, curves_of, plain, read_json, read_numbers, read_rows, seconds_of
+from raydml.report.reading import curves_of, plain, read_json, read_numbers, seconds_of
 from raydml.report.trainings import of_study, provenance_of
-from raydml.space import Study, read, stamp
+from raydml.space import Study, read
 
 # Fewer points say nothing about three dimensions; the forest would name a winner all the same.
 LEAST_TRIALS = 10
@@ -30,7 +32,7 @@ def study_contents(directory: Path) -> StudyContents:
     memory = read_study(directory / "optuna.journal")
     distributions = study.distributions()
     begun = [trial for trial in memory.get_trials() if trial.state != TrialState.WAITING]
-    rows = {trial.number: read_rows(trial_directory(directory, trial.number)) for trial in begun}
+    rows = {trial.number: read_history(trial_directory(directory, trial.number)) for trial in begun}
     identity = read_json(directory / "identity.json")
     baseline = directory / "baseline.json"
     return StudyContents(
@@ -90,7 +92,7 @@ def _best(study: Study, trial: FrozenTrial | None, rows: Mapping[int, list[Row]]
     if not history:
         raise ConfigError(f"trial {trial.number} is complete, but its metrics.jsonl is missing or empty")
     last = history[-1]
-    folds = range(study.protocol.folds_run) if study.protocol.folds_run > 1 else ()
+    folds = study.folds if len(study.folds) > 1 else ()
     return Best(
         number=trial.number,
         value=trial.value,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from raydml import yamlfile
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
+from raydml.history import Row, read_history
 from raydml.report.contents import Metrics, ModelMetrics, Provenance, RunContents
-from raydml.report.reading import Row, curves_of, plain, read_json, read_numbers, read_rows, seconds_of
+from raydml.report.reading import curves_of, plain, read_json, read_numbers, seconds_of
 
 _SPLITS = ("val", "test")
 
@@ -17,7 +18,7 @@ _SPLITS = ("val", "test")
 def run_contents(directory: Path) -> RunContents:
     """Raises ConfigError naming the file where one is missing or broken."""
     config = _config(directory / "config.yaml")
-    rows = read_rows(directory)
+    rows = read_history(directory)
     meta = _meta(directory)
     return RunContents(
         name="/".join(directory.parts[-3:]),

@@ -16,7 +16,7 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from raydml import yamlfile
-from raydml.training import read_history
+from raydml.history import read_history
 
 _METRIC = "val/map@r"
 _SHARE = 0.95

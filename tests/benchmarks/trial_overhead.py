@@ -17,9 +17,9 @@ from rich.table import Table
 
 from raydml import tune
 from raydml.config.grammar import validate
+from raydml.history import read_history
 from raydml.record import trial_directory
 from raydml.space import Study
-from raydml.training import read_history
 
 _NUM_TRIALS = 12
 

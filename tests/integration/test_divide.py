@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from raydml.training import read_history
+from raydml.history import read_history
 from tests.integration.studies import command, curves_of, environment, run_here, trials_of, wait_for, write_study
 
 # Clustered before epochs 1, 3 and 5 of six; all dimensions from the fourth on, all images in the last.

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from raydml.history import read_history
 from raydml.space import read
 from raydml.train import fit
-from raydml.training import read_history
 from tests.integration.studies import command, environment, run_here, wait_for, write_study
 
 

@@ -1,0 +1,160 @@
+"""Configurations that are trained again with fresh seeds: which ones, with which seeds, where, and who wins.
+
+A search reports its luckiest trial. So the best trials and the untuned base are trained again, all with the same fresh
+seeds, and the winner is named from these runs alone (confirm); then winner and base are trained on all training classes
+and meet the test classes (final). Reads folders, writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from raydml import seeds
+from raydml.config import ExperimentConfig, Repeats
+from raydml.history import Row, read_history
+from raydml.record import point_of, ranked
+from raydml.space import Study
+from raydml.statistics import enough
+
+Phase = Literal["confirm", "final"]
+BASE, WINNER = "base", "winner"
+_PURPOSE: Mapping[Phase, seeds.Purpose] = {"confirm": seeds.Purpose.CONFIRM, "final": seeds.Purpose.FINAL}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration to train again."""
+
+    name: str
+    """`base`, `winner`, or the trial's number with four digits: the first part of its folders."""
+    config: ExperimentConfig
+    """With the seed of the study; that of a repetition is `seed_of`."""
+    trial: int | None
+    """The trial of the search that had this configuration; of the base often none."""
+    value: float | None
+    """What the search found for it: inflated, because it was chosen by it."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One training of a candidate with a fresh seed."""
+
+    candidate: Candidate
+    phase: Phase
+    index: int
+    """0, 1, 2 ...: the k of the folder; equal ones have the same seed."""
+    directory: Path
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The candidate's, with the fresh seed."""
+        return self.candidate.config.model_copy(update={"seed": seed_of(self.candidate.config, self.phase, self.index)})
+
+    def result(self) -> Row | None:
+        """The last epoch's metrics; None where it has not reached it."""
+        rows = read_history(self.directory)
+        return rows[-1] if len(rows) >= self.candidate.config.training.num_epochs else None
+
+
+def seed_of(config: ExperimentConfig, phase: Phase, index: int) -> int:
+    """A seed that the search has not used: a function of the experiment's seed, the phase and the place."""
+    return seeds.derive(_PURPOSE[phase], config.seed, index)
+
+
+def repetition(directory: Path, candidate: Candidate, phase: Phase, index: int) -> Repetition:
+    """The k-th repetition of a candidate, `<study>/<phase>/<name>-seed<k>`."""
+    return Repetition(candidate, phase, index, directory / phase / f"{candidate.name}-seed{index}")
+
+
+def base_of(study: Study, trials: Iterable[FrozenTrial]) -> Candidate:
+    """The untuned base, with the value of the trial that was it, if one was."""
+    same = [c for c in _complete(study, trials) if c.config == study.base]
+    return Candidate(BASE, study.base, same[0].trial if same else None, same[0].value if same else None)
+
+
+def contenders(study: Study, trials: Sequence[FrozenTrial]) -> tuple[Candidate, ...]:
+    """The untuned base, then the best configurations of a search, each once; those of `protocol.confirm.top`.
+
+    Trials that differ in their seed only are one configuration: the best of them stands for it.
+    """
+    top = study.protocol.confirm.top if study.protocol.confirm is not None else 1
+    base = base_of(study, trials)
+    chosen: dict[str, Candidate] = {}
+    for candidate in _complete(study, trials):
+        chosen.setdefault(candidate.config.model_dump_json(), candidate)
+    best = list(chosen.values())[:top]
+    return (base, *(candidate for candidate in best if candidate.config != base.config))
+
+
+def _complete(study: Study, trials: Iterable[FrozenTrial]) -> list[Candidate]:
+    """Every complete trial, best first, with the base's seed: another one is no other configuration."""
+    distributions = study.distributions()
+    return [
+        Candidate(
+            f"{trial.number:04d}",
+            study.experiment(point_of(trial, distributions)).model_copy(update={"seed": study.base.seed}),
+            trial.number,
+            trial.value,
+        )
+        for trial in ranked(trials)
+        if trial.state == TrialState.COMPLETE
+    ]
+
+
+def winner_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> Candidate | None:
+    """The configuration with the best mean over its confirming runs, of equal ones the first; the base may win.
+
+    Without a confirm phase the best trial. None where no trial is complete or a confirming run is missing.
+    """
+    found = contenders(study, trials)
+    if study.protocol.confirm is None:
+        best = _complete(study, trials)
+        return best[0] if best else None
+    values = [confirmed(study, directory, candidate) for candidate in found]
+    least = study.protocol.confirm.seeds
+    if not any(trial.state == TrialState.COMPLETE for trial in trials) or min(map(len, values)) < least:
+        return None
+    means = [float(np.mean(list(of_candidate.values()))) for of_candidate in values]
+    return found[means.index(max(means))]
+
+
+def finalists(study: Study, winner: Candidate, trials: Sequence[FrozenTrial]) -> tuple[Candidate, ...]:
+    """Winner and base; the base alone where nothing was better."""
+    base = base_of(study, trials)
+    return (base,) if winner.config == base.config else (replace(winner, name=WINNER), base)
+
+
+def confirmed(study: Study, directory: Path, candidate: Candidate) -> dict[int, float]:
+    """The searched metric by k, after the last epoch, of the confirming runs that have ended, without a gap."""
+    assert study.protocol.confirm is not None
+    return finished_values(study.protocol.confirm, directory, candidate, "confirm", study.search.metric)
+
+
+def finished_values(
+    repeats: Repeats, directory: Path, candidate: Candidate, phase: Phase, metric: str
+) -> dict[int, float]:
+    """A metric by k after the last epoch, of the runs 0, 1 ... up to the first that has not ended."""
+    values: dict[int, float] = {}
+    for index in range(repeats.most):
+        row = repetition(directory, candidate, phase, index).result()
+        if row is None:
+            break
+        values[index] = row[metric]
+    return values
+
+
+def next_index(repeats: Repeats, values: Sequence[Sequence[float]]) -> int | None:
+    """The seed to run next, where every candidate has as many values; None where the schedule is at its end."""
+    done = min(map(len, values))
+    if done < repeats.seeds:
+        return done
+    if repeats.half_width is None or done >= repeats.max_seeds:
+        return None
+    width = repeats.half_width
+    return None if all(enough(of_one[:done], width, least=repeats.seeds) for of_one in values) else done
