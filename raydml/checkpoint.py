@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -99,6 +100,12 @@ def read_meta(directory: Path) -> dict[str, Any]:
     if meta.get("format") != _FORMAT:
         raise ConfigError(f"{directory}: checkpoint format {meta.get('format')}, but this raydml reads {_FORMAT}")
     return meta
+
+
+def remove(run: Path) -> None:
+    """Removes the checkpoints of a run: of its one model, or of each fold's."""
+    for folder in (*run.glob("checkpoint"), *run.glob("fold*/checkpoint")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def versions() -> dict[str, str]:

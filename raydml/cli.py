@@ -101,8 +101,12 @@ def _tune(arguments: argparse.Namespace) -> int:
     from raydml import tune
     from raydml.display import leaderboard
 
-    console.print(f"{study.name}: {stamp(study)}", highlight=False)
-    result = tune.search(study, console=console, verbose=arguments.verbose)
+    console.print(f"{study.name}: {stamp(study)}", highlight=False, soft_wrap=True)
+    try:
+        result = tune.search(study, console=console, verbose=arguments.verbose)
+    except tune.PhaseFailedError as error:
+        print(f"error: {error}; the same command tries again", file=sys.stderr)
+        return FAILED
     console.print(leaderboard(study, result.trials))
     return _conclude(study, result, console)
 

@@ -130,7 +130,7 @@ def _evaluate_model(
     verbose: bool,
 ) -> Evaluation:
     config = checkpoint.load_objective(model.checkpoint)[1]
-    images = open_images(config.data)
+    images = open_images(config.data, with_test=split == "test")
     fingerprint = checkpoint.read_meta(model.checkpoint)["fingerprint"]
     if images.fingerprint != fingerprint:
         raise ConfigError(
@@ -167,7 +167,7 @@ class _Embedder:
         torch.set_num_threads(num_threads)
         objective, config, shape = checkpoint.load_objective(Path(folder))
         device = torch.device("cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available() else "cpu")
-        images = open_images(config.data)
+        images = open_images(config.data, with_test=split == "test")
         subset = _subset(images, config.data, split, checkpoint.read_meta(Path(folder))["fold"])
         self._model = objective.model.to(device)
         self._image_size = shape.image_size

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raydml import atomic
-from raydml.config import ConfigError, dump
+from raydml.config import ConfigError, Repeats, dump
 from raydml.config.grammar import differences
 from raydml.space import Study
+
+_BUDGETS = ("top", *Repeats.model_fields)
 
 
 def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
@@ -23,9 +25,17 @@ def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
     return {
         "base": base,
         "space": {path: dump(limits) for path, limits in study.space.items()},
-        "protocol": dump(study.protocol),
+        "protocol": _without_budgets(dump(study.protocol)),
         "metric": study.search.metric,
         "data_fingerprint": fingerprint,
+    }
+
+
+def _without_budgets(protocol: Mapping[str, object]) -> dict[str, object]:
+    """More seeds, or more trials to confirm, go on with the same study."""
+    return {
+        name: {key: value for key, value in part.items() if key not in _BUDGETS} if isinstance(part, Mapping) else part
+        for name, part in protocol.items()
     }
 
 

@@ -7,6 +7,7 @@ and meet the test classes (final). Reads folders, writes nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,8 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from raydml import seeds
-from raydml.config import ExperimentConfig, Repeats
-from raydml.history import Row, read_history
+from raydml.config import ConfigError, ExperimentConfig, Repeats
+from raydml.history import Row, numbers, read_history
 from raydml.record import point_of, ranked
 from raydml.space import Study
 from raydml.statistics import enough
@@ -56,10 +57,32 @@ class Repetition:
         """The candidate's, with the fresh seed."""
         return self.candidate.config.model_copy(update={"seed": seed_of(self.candidate.config, self.phase, self.index)})
 
-    def result(self) -> Row | None:
+    def trained(self) -> bool:
+        """Whether it has reached its last epoch."""
+        return self.last_row() is not None
+
+    def last_row(self) -> Row | None:
         """The last epoch's metrics; None where it has not reached it."""
         rows = read_history(self.directory)
         return rows[-1] if len(rows) >= self.candidate.config.training.num_epochs else None
+
+    def result(self) -> Row | None:
+        """What it is judged by: the last epoch's metrics, or what the test classes said; None where it is not there."""
+        if self.phase == "final":
+            return read_evaluation(self.directory / "evaluation" / "test")
+        return self.last_row()
+
+
+def read_evaluation(directory: Path) -> Row | None:
+    """The metrics of an evaluation of test classes as `test/...`; None where there is none. Raises ConfigError."""
+    path = directory / "metrics.json"
+    if not path.exists():
+        return None
+    try:
+        found = numbers(json.loads(path.read_text(encoding="utf-8")), f"{path}")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return {f"test/{name}": value for name, value in found.items()}
 
 
 def seed_of(config: ExperimentConfig, phase: Phase, index: int) -> int:
@@ -117,10 +140,9 @@ def winner_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> C
         best = _complete(study, trials)
         return best[0] if best else None
     values = [confirmed(study, directory, candidate) for candidate in found]
-    least = study.protocol.confirm.seeds
-    if not any(trial.state == TrialState.COMPLETE for trial in trials) or min(map(len, values)) < least:
+    if not any(trial.state == TrialState.COMPLETE for trial in trials) or due(study.protocol.confirm, values):
         return None
-    means = [float(np.mean(list(of_candidate.values()))) for of_candidate in values]
+    means = [float(np.mean(of_candidate)) for of_candidate in values]
     return found[means.index(max(means))]
 
 
@@ -130,31 +152,36 @@ def finalists(study: Study, winner: Candidate, trials: Sequence[FrozenTrial]) ->
     return (base,) if winner.config == base.config else (replace(winner, name=WINNER), base)
 
 
-def confirmed(study: Study, directory: Path, candidate: Candidate) -> dict[int, float]:
-    """The searched metric by k, after the last epoch, of the confirming runs that have ended, without a gap."""
+def confirmed(study: Study, directory: Path, candidate: Candidate) -> list[float]:
+    """The searched metric after the last epoch of the confirming runs 0, 1 ..., up to the first that has not ended."""
     assert study.protocol.confirm is not None
-    return finished_values(study.protocol.confirm, directory, candidate, "confirm", study.search.metric)
+    return values_of(study.protocol.confirm, directory, candidate, "confirm", study.search.metric)
 
 
-def finished_values(
-    repeats: Repeats, directory: Path, candidate: Candidate, phase: Phase, metric: str
-) -> dict[int, float]:
-    """A metric by k after the last epoch, of the runs 0, 1 ... up to the first that has not ended."""
-    values: dict[int, float] = {}
+def evaluated(study: Study, directory: Path, candidate: Candidate) -> list[float]:
+    """The searched metric on the test classes, of the final runs 0, 1 ..., up to the first without an evaluation."""
+    assert study.protocol.final is not None
+    metric = study.search.metric.replace("val/", "test/", 1)
+    return values_of(study.protocol.final, directory, candidate, "final", metric)
+
+
+def values_of(repeats: Repeats, directory: Path, candidate: Candidate, phase: Phase, metric: str) -> list[float]:
+    """A metric of the repetitions 0, 1 ... of a candidate, up to the first that has no result."""
+    values: list[float] = []
     for index in range(repeats.most):
         row = repetition(directory, candidate, phase, index).result()
         if row is None:
             break
-        values[index] = row[metric]
+        values.append(row[metric])
     return values
 
 
-def next_index(repeats: Repeats, values: Sequence[Sequence[float]]) -> int | None:
-    """The seed to run next, where every candidate has as many values; None where the schedule is at its end."""
+def due(repeats: Repeats, values: Sequence[Sequence[float]]) -> range:
+    """The places k to run next, given the values of every candidate; an empty range where the schedule has ended."""
     done = min(map(len, values))
     if done < repeats.seeds:
-        return done
-    if repeats.half_width is None or done >= repeats.max_seeds:
-        return None
-    width = repeats.half_width
-    return None if all(enough(of_one[:done], width, least=repeats.seeds) for of_one in values) else done
+        return range(done, repeats.seeds)
+    narrow = repeats.half_width is None or all(
+        enough(of_one[:done], repeats.half_width, least=repeats.seeds) for of_one in values
+    )
+    return range(0) if narrow or done >= repeats.max_seeds else range(done, done + 1)

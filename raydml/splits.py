@@ -6,6 +6,7 @@ two sides, and fold sizes differ by at most one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,3 +56,11 @@ def fold_split(classes: Indices, num_folds: int, fold: int) -> ClassSplit:
 def images_of(labels: Indices, classes: Indices) -> Indices:
     """Positions of the images whose label is among `classes`, in rising order."""
     return np.flatnonzero(np.isin(labels, classes)).astype(np.int64)
+
+
+def require_disjoint(split: ClassSplit, names: Sequence[str]) -> None:
+    """Raises ValueError naming the classes that are on both sides, by number or under the same name."""
+    sides = ({names[number] for number in side} for side in split)
+    common = sorted(set.intersection(*sides))
+    if common:
+        raise ValueError(f"overlapping classes between splits: {', '.join(common)}")

@@ -11,8 +11,8 @@ if __name__ == "__main__":
 
     sys.exit(main(["tune", *sys.argv[1:]]))
 
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +22,28 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from raydml import atomic, budget, identity, tensorboard, warm_start, yamlfile
+from raydml import atomic, budget, checkpoint, identity, tensorboard, warm_start, yamlfile
 from raydml.baseline import raw_pixel_metrics
 from raydml.budget import Clock
-from raydml.capacity import Capacity, Worker, concurrency, surely_without_gpu, worker_of
+from raydml.capacity import Capacity, Worker, surely_without_gpu, worker_of
 from raydml.caveats import stamp
-from raydml.checkpoint import versions
 from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
+from raydml.phases import PhaseFailedError, checkpoint_of, follow
 from raydml.plan import require_packages
 from raydml.record import best_of, point_of, trial_directory
+from raydml.repeats import Candidate
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
-from raydml.session import capacity_ahead, connected, import_ray
+from raydml.session import capacity_ahead, connected
 from raydml.space import Study, metric_names
 from raydml.training import RunSpec, require_trainable
-from raydml.trial import trainable_of
+from raydml.tuner import run_trials, task_config
 from raydml.workers import Task
 
-import_ray()
 
-from ray import tune
+__all__ = ["PhaseFailedError", "SearchResult", "search", "study_directory"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class SearchResult:
     """Metrics of raw pixels on the same validation classes, without a split in their names."""
     seconds: float
     """Time of the search, all invocations together."""
+    winner: Candidate | None
+    """Who won the confirmation, or the best trial where there is none; None before that."""
 
 
 def study_directory(study: Study) -> Path:
@@ -70,8 +72,10 @@ def study_directory(study: Study) -> Path:
 def search(study: Study, *, console: Console | None = None, verbose: bool = False) -> SearchResult:
     """Runs a search, or goes on with it, until it has as many trials as asked for or its hours are over.
 
+    Once it has them, the phases of the protocol follow: confirm, final.
+
     Raises ConfigError for bad input: an empty space, a folder that holds a different study, data that cannot be read,
-    machines that can never hold a trial.
+    machines that can never hold a trial. Raises PhaseFailedError where a confirming or final run failed.
     """
     console = console or Console(stderr=False)
     if not study.space:
@@ -97,7 +101,7 @@ def _search(
     clock = Clock(directory / "clock.json")
     warm = warm_start.gather(study, directory, marks)
     atomic.write_text(directory / "study.yaml", yamlfile.dumps(study))
-    identity.write(directory, marks, versions=versions(), commit=identity.commit())
+    identity.write(directory, marks, versions=checkpoint.versions(), commit=identity.commit())
     memory = open_study(directory / "optuna.journal", name=study.name)
     enqueue_start_points(memory, study)
     baseline = _baseline(study, directory, images)
@@ -108,14 +112,29 @@ def _search(
         console.print(line, highlight=False, soft_wrap=True)
     display = SearchDisplay(study, console, earlier=memory.get_trials(), note=note)
     keeper = _Keeper(study, directory, memory, display, clock)
-    if _remaining(study, memory) and not keeper.out_of_time():
-        with clock, connected(verbose=verbose) as capacity, display:
-            _run(study, directory, memory, capacity, keeper, warm.trials)
-    trials = memory.get_trials()
-    best = best_of(trials)
-    if best is not None:
-        _write_best(study, directory, best)
-    return SearchResult(directory, trials, best, baseline, clock.seconds())
+    with ExitStack() as until_the_end:
+
+        def machines() -> Capacity:
+            return until_the_end.enter_context(connected(verbose=verbose))
+
+        if _remaining(study, memory) and not keeper.out_of_time():
+            with clock, display:
+                _run(study, directory, memory, machines(), keeper, warm.trials)
+        trials = memory.get_trials()
+        best = best_of(trials)
+        if best is not None:
+            _write_best(
+                study,
+                directory,
+                study.experiment(point_of(best, study.distributions())),
+                _trial_checkpoint(study, directory, best),
+            )
+        winner = None
+        if best is not None and not _remaining(study, memory):
+            winner = follow(study, directory, trials, machines, console)
+    if winner is not None and (kept := checkpoint_of(study, directory, winner, trials)) is not None:
+        _write_best(study, directory, winner.config, kept)
+    return SearchResult(directory, trials, best, baseline, clock.seconds(), winner)
 
 
 def _run(
@@ -127,7 +146,6 @@ def _run(
     warm: Sequence[FrozenTrial],
 ) -> None:
     worker = worker_of(study.resources, capacity)
-    limit = None if study.search.max_concurrent == "auto" else study.search.max_concurrent
     scheduler = make_scheduler(study)
     searcher = StudySearcher(
         study,
@@ -140,30 +158,15 @@ def _run(
         warm=warm,
         out_of_time=keeper.out_of_time,
     )
-    at_a_time = concurrency(study.resources, capacity, limit=limit, num_trials=searcher.num_to_run)
-    scratch = directory / ".tune"
-    shutil.rmtree(scratch, ignore_errors=True)
-    tuner = tune.Tuner(
-        trainable_of(study.resources, worker.cpus, worker.gpus),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=searcher.num_to_run,
-            max_concurrent_trials=at_a_time,
-            # A group's trial holds the handle of its workers: only an inline one can start over.
-            reuse_actors=study.resources.workers_per_trial == 1,
-        ),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=str(scratch),
-            verbose=0,
-            stop=searcher.stop,
-            failure_config=tune.FailureConfig(max_failures=study.search.max_retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-        ),
+    run_trials(
+        study,
+        directory,
+        searcher,
+        num_trials=searcher.num_to_run,
+        capacity=capacity,
+        scheduler=scheduler,
+        stop=searcher.stop,
     )
-    tuner.fit()
-    shutil.rmtree(scratch, ignore_errors=True)
     if _remaining(study, memory) and not keeper.out_of_time():
         # Tune catches the first Ctrl-C itself and returns as if it had finished.
         raise KeyboardInterrupt
@@ -178,11 +181,7 @@ def _trial_config(
     point: dict[str, Scalar],
 ) -> dict[str, Any]:
     spec = RunSpec(experiment, trial_directory(directory, number), "train", study.folds)
-    return {
-        "task": Task(spec, point, worker),
-        "num_workers": study.resources.workers_per_trial,
-        "max_failures": study.search.max_retries,
-    }
+    return task_config(study, Task(spec, point, worker))
 
 
 class _Keeper:
@@ -213,9 +212,7 @@ class _Keeper:
         kept = {t.number for t in ranked[: self._study.search.keep_checkpoints]}
         for other in finished:
             if other.number not in kept:
-                folder = trial_directory(self._directory, other.number)
-                for path in (*folder.glob("checkpoint"), *folder.glob("fold*/checkpoint")):
-                    shutil.rmtree(path, ignore_errors=True)
+                checkpoint.remove(trial_directory(self._directory, other.number))
 
 
 def _remaining(study: Study, memory: optuna.Study) -> bool:
@@ -224,29 +221,32 @@ def _remaining(study: Study, memory: optuna.Study) -> bool:
     return ended < study.search.num_trials or any(t.state == TrialState.RUNNING for t in trials)
 
 
-def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
-    """best.yaml: the best trial's experiment as a study with an empty space, with its checkpoint."""
-    spec = RunSpec(
-        study.experiment(point_of(best, study.distributions())),
-        trial_directory(directory, best.number),
-        "train",
-        study.folds,
-    )
-    winner = study.model_copy(
+def _write_best(study: Study, directory: Path, experiment: ExperimentConfig, kept: Path) -> None:
+    """best.yaml: an experiment as a study with an empty space, with its checkpoint."""
+    found = study.model_copy(
         update={
-            "base": spec.config,
+            "base": experiment,
             "space": {},
             "search": study.search.model_copy(update={"start": (), "warm_start": ()}),
-            "checkpoint": spec.checkpoints()[0].relative_to(directory).as_posix(),
+            "checkpoint": kept.relative_to(directory).as_posix(),
         }
     )
-    atomic.write_text(directory / "best.yaml", yamlfile.dumps(winner))
+    atomic.write_text(directory / "best.yaml", yamlfile.dumps(found))
+
+
+def _trial_checkpoint(study: Study, directory: Path, trial: FrozenTrial) -> Path:
+    """The first model of a trial."""
+    return RunSpec(study.base, trial_directory(directory, trial.number), "train", study.folds).checkpoints()[0]
 
 
 def _trainable_images(study: Study) -> ImageSet:
     """The images of a study, every network and loss of which can be built. Raises ConfigError."""
     on_cpu = surely_without_gpu(study.resources, capacity_ahead())
-    return require_trainable(*study.structures(), on_cpu=on_cpu)
+    again = study.protocol.confirm is not None or study.protocol.final is not None
+    # The base is trained too then, whatever the space leaves of it.
+    structures = study.structures()
+    more = (study.base,) if again and study.base not in structures else ()
+    return require_trainable(*structures, *more, on_cpu=on_cpu)
 
 
 def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, float]:

@@ -20,7 +20,8 @@ def image_set(pixels: Pixels) -> ImageSet:
     """Images with two per class."""
     labels = np.arange(len(pixels)) // 2
     names = tuple(str(label) for label in range(labels.max() + 1))
-    return ImageSet("test", pixels, labels, names, ("",) * len(pixels), "test", True)
+    sizes = tuple(np.bincount(labels).tolist())
+    return ImageSet("test", pixels, labels, names, ("",) * len(pixels), sizes, "test", True)
 
 
 def all_of(images: ImageSet) -> Subset:

@@ -17,7 +17,7 @@ from raydml.data.cache import Decoded, ImageSet, open_or_build
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
 DECODED = Decoded(
-    PIXELS, np.array([1, 0, 1, 1, 0, 2, 2]), ("a", "b", "c with \u03b1"), [f"place/{i}.png" for i in range(7)]
+    PIXELS, np.array([0, 0, 1, 1, 1, 2, 2]), ("a", "b", "c with \u03b1"), [f"place/{i}.png" for i in range(7)]
 )
 
 
@@ -45,6 +45,40 @@ def test_what_was_decoded_comes_back(tmp_path: Path) -> None:
         assert images.labels.dtype == np.int64
         assert (images.classes, images.sources) == (DECODED.classes, tuple(DECODED.sources))
         assert (images.name, images.fingerprint, images.synthetic) == ("test", "f00d", True)
+        assert images.sizes == (2, 3, 2)
+
+
+def test_images_lie_in_the_order_of_their_labels(tmp_path: Path) -> None:
+    """Whatever the source: those of the first classes are the first rows, and those of a class stay as they came."""
+    mixed = DECODED._replace(labels=np.array([2, 0, 1, 0, 2, 1, 0]))
+    order = [1, 3, 6, 2, 5, 0, 4]
+    images = open_with(tmp_path, lambda scratch: mixed)
+    assert images.labels.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert np.array_equal(images.images, PIXELS[order])
+    assert images.sources == tuple(f"place/{number}.png" for number in order)
+    assert images.sizes == (3, 2, 2)
+
+
+def test_the_first_classes_come_without_the_others(tmp_path: Path) -> None:
+    images = open_with(tmp_path, Builder())
+    first = images.of_first(2)
+    assert np.array_equal(first.images, PIXELS[:5])
+    assert np.shares_memory(first.images, images.images), "pixels are not copied"
+    assert (first.labels.tolist(), first.sources, first.sizes) == ([0, 0, 1, 1, 1], images.sources[:5], (2, 3))
+    assert first.labels.base is None, "no view leads to the labels of the others"
+    assert first.classes == images.classes
+
+
+def test_an_entry_of_an_older_release_is_built_again(tmp_path: Path) -> None:
+    """It does not say how many images a class has."""
+    open_with(tmp_path, Builder())
+    path = tmp_path / "f00d" / "meta.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    del meta["sizes"]
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    build = Builder()
+    assert open_with(tmp_path, build).sizes == (2, 3, 2)
+    assert build.calls == 1
 
 
 def test_images_are_decoded_once_for_each_fingerprint(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from raydml.config import ConfigError, DataConfig, DigitsConfig, ExperimentConfig, GlyphsConfig
 from raydml.data import catalog
-from raydml.data.cache import ImageSet
+from raydml.data.cache import Decoded, ImageSet
 
 GLYPHS = GlyphsConfig(kind="glyphs", num_classes=20, images_per_class=4, image_size=16)
 
@@ -51,7 +51,44 @@ def test_every_kind_of_data_has_an_address_of_its_own() -> None:
 
 @pytest.fixture
 def images(tiny: ExperimentConfig) -> ImageSet:
-    return catalog.open_images(tiny.data)
+    return catalog.open_images(tiny.data, with_test=True)
+
+
+def test_test_classes_are_opened_only_on_request(tiny: ExperimentConfig, images: ImageSet) -> None:
+    opened = catalog.open_images(tiny.data)
+    training = catalog.trainval_subset(images, tiny.data)
+    assert opened.classes == images.classes, "folds are cut as before"
+    assert len(opened.images) == len(opened.labels) == len(opened.sources) == len(training.index)
+    assert set(opened.labels) == set(training.classes)
+    assert np.array_equal(opened.images, images.images[training.index])
+    with pytest.raises(ValueError, match=r"test classes of glyphs are not open: .*with_test=True"):
+        catalog.test_subset(opened, tiny.data)
+
+
+@pytest.mark.parametrize("fold", range(4))
+def test_subsets_do_not_depend_on_what_else_is_open(tiny: ExperimentConfig, images: ImageSet, fold: int) -> None:
+    opened = catalog.open_images(tiny.data)
+    pairs = zip(
+        (*catalog.fold_subsets(opened, tiny.data, fold), catalog.trainval_subset(opened, tiny.data)),
+        (*catalog.fold_subsets(images, tiny.data, fold), catalog.trainval_subset(images, tiny.data)),
+        strict=True,
+    )
+    for found, expected in pairs:
+        assert all(np.array_equal(*sides) for sides in zip(vars(found).values(), vars(expected).values(), strict=True))
+
+
+def test_a_class_on_both_sides_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders of the same name in two sources would train on what they test."""
+
+    def twice(config: GlyphsConfig) -> Decoded:
+        names = ("owl", "cat", *map(str, range(2, 16)), "cat", "owl", "18", "19")
+        pixels = np.zeros((40, 4, 4, 1), dtype=np.uint8)
+        return Decoded(pixels, np.arange(40) // 2, names, [""] * 40)
+
+    monkeypatch.setattr(catalog, "render_glyphs", twice)
+    config = changed(GLYPHS, render_seed=99, cache=str(cache))
+    with pytest.raises(ConfigError, match=r"data: glyphs has 20 classes: overlapping .* between splits: cat, owl$"):
+        catalog.open_images(config)
 
 
 def test_folds_and_test_classes_have_no_class_in_common(tiny: ExperimentConfig, images: ImageSet) -> None:

@@ -39,3 +39,13 @@ def test_digits_are_photographed_not_rendered(cache: Path) -> None:
     images = open_images(DigitsConfig(kind="digits", cache=str(cache)))
     assert images.name == "digits"
     assert not images.synthetic
+
+
+def test_digits_are_opened_class_by_class(cache: Path) -> None:
+    """scikit-learn has them in the order in which they were written."""
+    images = open_images(DigitsConfig(kind="digits", image_size=8, cache=str(cache)), with_test=True)
+    order = np.argsort(load_digits().target, kind="stable")
+    assert images.labels.tolist() == load_digits().target[order].tolist()
+    assert np.array_equal(images.images[..., 0], np.round(load_digits().images[order] * 255 / 16))
+    assert images.sources == tuple(f"scikit-learn digits {number}" for number in order)
+    assert images.sizes == tuple(np.bincount(load_digits().target))

@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_folders_are_classes_in_sorted_order(root: Path) -> None:
-    images = open_images(config_of(root))
+    images = open_images(config_of(root), with_test=True)
     assert images.classes == tuple(f"class{label}" for label in range(10))
     assert images.labels.tolist() == [label for label in range(10) for _ in range(3)]
     assert images.sources[:4] == ("class0/0.png", "class0/1.png", "class0/2.png", "class1/0.png")
@@ -144,7 +144,7 @@ def test_an_unreadable_image_is_named(suffix: str, content: str, root: Path) -> 
         open_images(config_of(root))
     assert str(broken) in str(error.value)
     broken.unlink()
-    assert len(open_images(config_of(root)).labels) == 30
+    assert len(open_images(config_of(root), with_test=True).labels) == 30
 
 
 def test_an_empty_class_is_named(root: Path) -> None:

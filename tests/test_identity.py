@@ -89,6 +89,14 @@ def test_what_results_depend_on_makes_another_study(sections: dict[str, Any]) ->
     assert hash_with(**sections) != SAME
 
 
+def test_more_seeds_are_a_budget_and_a_phase_is_none() -> None:
+    honest = hash_with(protocol="honest")
+    more = {"confirm": {"top": 9, "seeds": 5, "half_width": 0.01, "max_seeds": 30}, "final": {"seeds": 9}}
+    assert hash_with(protocol={"preset": "honest", **more}) == honest
+    for part in ({"confirm": None}, {"final": None}, {"final": {"best_epoch_on_test": True}}, {"folds_run": 2}):
+        assert hash_with(protocol={"preset": "honest", **part}) != honest
+
+
 def test_an_empty_folder_and_the_same_study_are_fine(tmp_path: Path) -> None:
     identity.require_same(tmp_path / "nothing", marks_of())
     identity.write(tmp_path, marks_of(), versions={"torch": "2"}, commit=None)

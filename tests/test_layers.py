@@ -35,8 +35,8 @@ LAYERS = (
     ("epoch", "clustering", "checkpoint", "baseline", "statistics"),
     ("model_training", "training", "identity", "runs"),
     ("session", "plan", "tensorboard", "workers", "record", "repeats"),
-    ("train", "trial", "evaluate", "samplers", "search", "warm_start", "report"),
-    ("display", "tune"),
+    ("train", "trial", "tuner", "repeating", "evaluate", "samplers", "search", "warm_start", "report"),
+    ("display", "phase_display", "phases", "tune"),
     ("cli",),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -51,6 +51,14 @@ def test_a_fold_that_does_not_exist_is_refused(fold: int) -> None:
         splits.fold_split(np.arange(40), 4, fold)
 
 
+def test_a_class_on_both_sides_of_a_split_is_named() -> None:
+    names = ("cat", "dog", "owl", "cat", "emu")
+    splits.require_disjoint(splits.ClassSplit(np.array([0, 1]), np.array([2, 4])), names)
+    for train, held_out, common in (([0, 1], [1, 2], "dog"), ([0, 2], [3, 4], "cat"), ([1, 3, 2], [2, 0], "cat, owl")):
+        with pytest.raises(ValueError, match=f"^overlapping classes between splits: {common}$"):
+            splits.require_disjoint(splits.ClassSplit(np.array(train), np.array(held_out)), names)
+
+
 @untimed
 @given(st.lists(st.integers(0, 12), max_size=80), st.sets(st.integers(0, 12)))
 def test_images_of_classes_are_all_of_theirs_in_order(labels: list[int], classes: set[int]) -> None:

@@ -3,6 +3,8 @@
 A cache entry is a folder `<cache>/<fingerprint>/` of images.arrow (one fixed-size binary per image, N x H x W x C
 uint8, readable by any Arrow), index.parquet (label, class, source) and meta.json. It is built beside its place under a
 file lock and renamed, so concurrent builders wait for the first and nobody sees a part of it.
+
+Images lie in the order of their labels: those of the first classes are the first rows, and can be opened alone.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,10 +52,21 @@ class ImageSet:
     labels: Indices
     """(N,), indices into `classes`."""
     classes: tuple[str, ...]
+    """Names; also of classes whose images were left out."""
     sources: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Images of each class, the first ones of `classes`; shorter than `classes` where images were left out."""
     fingerprint: str
     synthetic: bool
     """Rendered rather than photographed: said wherever results appear."""
+
+    def of_first(self, num_classes: int) -> ImageSet:
+        """The images of the first classes alone. Which they are is read from `sizes`, not from any label."""
+        sizes = self.sizes[:num_classes]
+        count = sum(sizes)
+        # Labels are copied: a view would lead back to those left out.
+        labels = self.labels[:count].copy()
+        return replace(self, images=self.images[:count], labels=labels, sources=self.sources[:count], sizes=sizes)
 
 
 def default_cache() -> Path:
@@ -80,8 +93,18 @@ def open_or_build(
             if not _is_whole(entry):
                 _log.info("%s: decoding images once into %s", name, entry)
                 with atomic.replaced_directory(entry) as scratch:
-                    _write(scratch, build(scratch), fingerprint=fingerprint, name=name, synthetic=synthetic)
+                    decoded = _by_label(build(scratch))
+                    _write(scratch, decoded, fingerprint=fingerprint, name=name, synthetic=synthetic)
     return _open(entry)
+
+
+def _by_label(decoded: Decoded) -> Decoded:
+    """In the order of labels, images of a class as they came. Sources larger than memory bring them so."""
+    images, labels, classes, sources = decoded
+    if bool((labels[1:] >= labels[:-1]).all()):
+        return decoded
+    order = np.argsort(labels, kind="stable")
+    return Decoded(images[order], labels[order], classes, [sources[position] for position in order])
 
 
 def _write(folder: Path, decoded: Decoded, *, fingerprint: str, name: str, synthetic: bool) -> None:
@@ -107,6 +130,7 @@ def _write(folder: Path, decoded: Decoded, *, fingerprint: str, name: str, synth
         "shape": [num_images, *shape],
         "num_decoded": num_images,
         "classes": list(decoded.classes),
+        "sizes": np.bincount(decoded.labels, minlength=len(decoded.classes)).tolist(),
         "bytes": {name: (folder / name).stat().st_size for name in _FILES},
     }
     atomic.write_json(folder / "meta.json", meta)
@@ -116,7 +140,8 @@ def _is_whole(entry: Path) -> bool:
     """Whether an entry exists and its pixels have the size they were written with."""
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        return all((entry / name).stat().st_size == meta["bytes"][name] for name in _FILES)
+        sizes_agree = sum(meta["sizes"]) == meta["num_decoded"]
+        return sizes_agree and all((entry / name).stat().st_size == meta["bytes"][name] for name in _FILES)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -132,6 +157,7 @@ def _open(entry: Path) -> ImageSet:
         labels=index["label"].to_numpy().astype(np.int64),
         classes=tuple(meta["classes"]),
         sources=tuple(index["source"].to_pylist()),
+        sizes=tuple(meta["sizes"]),
         fingerprint=meta["fingerprint"],
         synthetic=meta["synthetic"],
     )

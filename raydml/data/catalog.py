@@ -15,7 +15,7 @@ from raydml.data.cache import Decoded, ImageSet, default_cache, open_or_build
 from raydml.data.digits import digits_fingerprint, read_digits
 from raydml.data.folder import folder_fingerprint, read_folder
 from raydml.data.glyphs import glyph_fingerprint, render_glyphs
-from raydml.splits import Indices, fold_split, images_of, test_split
+from raydml.splits import ClassSplit, Indices, fold_split, images_of, require_disjoint, test_split
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,12 @@ def fingerprint(config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def open_images(config: DataConfig) -> ImageSet:
-    """The images of a configuration, decoded on first use on this node. Raises ConfigError for bad data."""
+def open_images(config: DataConfig, *, with_test: bool = False) -> ImageSet:
+    """The images of the training classes, decoded on first use on this node; of all classes `with_test`.
+
+    Only a final evaluation opens them with test: what a search, a training or a baseline gets holds no pixel and no
+    label of a test class. Raises ConfigError for bad data.
+    """
     cache = Path(config.cache).expanduser() if config.cache else default_cache()
     images = open_or_build(
         cache,
@@ -61,7 +65,7 @@ def open_images(config: DataConfig) -> ImageSet:
         build=lambda scratch: _decode(config, scratch),
     )
     _check_splits(images, config)
-    return images
+    return images if with_test else images.of_first(len(_training_and_test(images, config).train))
 
 
 def _decode(config: DataConfig, scratch: Path) -> Decoded:
@@ -78,19 +82,35 @@ def _decode(config: DataConfig, scratch: Path) -> Decoded:
 
 def fold_subsets(images: ImageSet, config: DataConfig, fold: int) -> tuple[Subset, Subset]:
     """Training images without a fold, and the images of the fold. Never touches a test class."""
-    training = test_split(len(images.classes), config.test_fraction).train
-    split = fold_split(training, config.num_folds, fold)
+    split = _fold_classes(images, config, fold)
     return _subset(images, split.train), _subset(images, split.held_out)
 
 
 def trainval_subset(images: ImageSet, config: DataConfig) -> Subset:
     """All images of the training classes."""
-    return _subset(images, test_split(len(images.classes), config.test_fraction).train)
+    return _subset(images, _training_and_test(images, config).train)
 
 
 def test_subset(images: ImageSet, config: DataConfig) -> Subset:
-    """Images of the test classes. Only a final evaluation may ask for them."""
-    return _subset(images, test_split(len(images.classes), config.test_fraction).held_out)
+    """Images of the test classes. Only a final evaluation may ask for them.
+
+    Raises ValueError for images that were opened without them.
+    """
+    if len(images.sizes) < len(images.classes):
+        raise ValueError(f"the test classes of {images.name} are not open: that takes open_images(..., with_test=True)")
+    return _subset(images, _training_and_test(images, config).held_out)
+
+
+def _training_and_test(images: ImageSet, config: DataConfig) -> ClassSplit:
+    split = test_split(len(images.classes), config.test_fraction)
+    require_disjoint(split, images.classes)
+    return split
+
+
+def _fold_classes(images: ImageSet, config: DataConfig, fold: int) -> ClassSplit:
+    split = fold_split(_training_and_test(images, config).train, config.num_folds, fold)
+    require_disjoint(split, images.classes)
+    return split
 
 
 def _subset(images: ImageSet, classes: Indices) -> Subset:
@@ -100,7 +120,7 @@ def _subset(images: ImageSet, classes: Indices) -> Subset:
 
 def _check_splits(images: ImageSet, config: DataConfig) -> None:
     try:
-        training = test_split(len(images.classes), config.test_fraction).train
-        fold_split(training, config.num_folds, 0)
+        for fold in range(config.num_folds):
+            _fold_classes(images, config, fold)
     except ValueError as error:
         raise ConfigError(f"data: {images.name} has {len(images.classes)} classes: {error}") from None

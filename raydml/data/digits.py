@@ -12,7 +12,7 @@ from raydml.data.cache import Decoded
 
 def digits_fingerprint(config: DigitsConfig) -> dict[str, object]:
     """What decides the pixels."""
-    return {"recipe": "digits-1", "image_size": config.image_size}
+    return {"recipe": "digits-2", "image_size": config.image_size}
 
 
 def read_digits(config: DigitsConfig) -> Decoded:

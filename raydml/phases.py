@@ -1,0 +1,165 @@
+"""What follows a search: the best trials and the base with fresh seeds, then winner and base on the test classes.
+
+Every run is a folder; one that has ended is not run again, so the same command goes on after any kill. No test image is
+opened here: trained models are evaluated by `raydml.evaluate` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from raydml import checkpoint, yamlfile
+from raydml.capacity import worker_of
+from raydml.config import parse
+from raydml.phase_display import PhaseDisplay
+from raydml.repeating import Machines, run_repetitions
+from raydml.repeats import (
+    WINNER,
+    Candidate,
+    Phase,
+    Repetition,
+    confirmed,
+    contenders,
+    due,
+    evaluated,
+    finalists,
+    repetition,
+    winner_of,
+)
+from raydml.session import import_ray
+from raydml.space import Study
+from raydml.training import RunSpec
+
+
+class PhaseFailedError(RuntimeError):
+    """A run of a phase failed; the message says which and why."""
+
+
+def follow(
+    study: Study, directory: Path, trials: Sequence[FrozenTrial], machines: Machines, console: Console
+) -> Candidate | None:
+    """Confirms, names the winner and shows it the test classes, as far as the protocol asks for it; the winner.
+
+    Raises PhaseFailedError where a run failed: the same command tries it again.
+    """
+    if study.protocol.confirm is not None:
+        _confirm(study, directory, contenders(study, trials), machines, console)
+    winner = winner_of(study, directory, trials)
+    if winner is not None and study.protocol.final is not None:
+        _final(study, directory, winner, finalists(study, winner, trials), machines, console)
+    return winner
+
+
+def checkpoint_of(study: Study, directory: Path, winner: Candidate, trials: Sequence[FrozenTrial]) -> Path | None:
+    """The first model of the winner that the phases have left; None where they have not come so far."""
+    runs = [repetition(directory, winner, "confirm", 0)]
+    if study.protocol.final is not None:
+        runs.insert(0, repetition(directory, finalists(study, winner, trials)[0], "final", 0))
+    found = [spec_of(study, run).checkpoints()[0] for run in runs]
+    return next((folder for folder in found if checkpoint.exists(folder)), None)
+
+
+def spec_of(study: Study, run: Repetition) -> RunSpec:
+    """The training that a repetition is."""
+    final = study.protocol.final
+    if run.phase == "final" and final is not None and final.models == "one":
+        return RunSpec(run.config, run.directory, "trainval", ())
+    return RunSpec(run.config, run.directory, "train", study.folds)
+
+
+def _confirm(
+    study: Study, directory: Path, candidates: Sequence[Candidate], machines: Machines, console: Console
+) -> None:
+    repeats = study.protocol.confirm
+    assert repeats is not None
+    while places := due(repeats, [confirmed(study, directory, candidate) for candidate in candidates]):
+        runs = [repetition(directory, candidate, "confirm", k) for k in places for candidate in candidates]
+        _train(study, directory, "confirm", runs, machines, console)
+    # The first run of each may be the model that is kept; who wins is not known before the last one.
+    for run in (
+        repetition(directory, candidate, "confirm", k) for k in range(1, repeats.most) for candidate in candidates
+    ):
+        checkpoint.remove(run.directory)
+
+
+def _final(
+    study: Study,
+    directory: Path,
+    winner: Candidate,
+    candidates: Sequence[Candidate],
+    machines: Machines,
+    console: Console,
+) -> None:
+    repeats = study.protocol.final
+    assert repeats is not None
+    put_earlier_winner_aside(directory / "final", winner)
+    while places := due(repeats, [evaluated(study, directory, candidate) for candidate in candidates]):
+        runs = [repetition(directory, candidate, "final", k) for k in places for candidate in candidates]
+        _train(study, directory, "final", runs, machines, console)
+        _evaluate(study, [run for run in runs if run.result() is None], machines, console)
+    for place, candidate in enumerate(candidates):
+        for k in range(repeats.most):
+            if place > 0 or k >= study.search.keep_checkpoints:
+                checkpoint.remove(repetition(directory, candidate, "final", k).directory)
+    for run in sorted((directory / "confirm").glob("*-seed*")):
+        checkpoint.remove(run)
+
+
+def _train(
+    study: Study, directory: Path, phase: Phase, runs: Sequence[Repetition], machines: Machines, console: Console
+) -> None:
+    with PhaseDisplay(console, study, runs) as display:
+        failures = run_repetitions(study, directory, [(run, spec_of(study, run)) for run in runs], machines, display)
+    if failures:
+        reasons = "; ".join(f"{folder.name}: {reason}" for folder, reason in sorted(failures.items()))
+        raise PhaseFailedError(f"{phase}: {len(failures)} of {len(runs)} runs failed: {reasons}")
+
+
+def put_earlier_winner_aside(folder: Path, winner: Candidate) -> None:
+    """More trials may have another winner: what the earlier one showed on the test classes stays on record."""
+    runs = sorted(folder.glob(f"{WINNER}-seed*"))
+    first = next((run / "config.yaml" for run in runs if (run / "config.yaml").exists()), None)
+    if first is None:
+        return
+    earlier = parse(yamlfile.load(first)).model_copy(update={"seed": winner.config.seed})
+    if earlier == winner.config:
+        return
+    number = 1 + max((int(path.name.removeprefix("earlier-")) for path in folder.glob("earlier-*")), default=0)
+    aside = folder / f"earlier-{number}"
+    aside.mkdir()
+    for run in runs:
+        run.rename(aside / run.name)
+
+
+def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, console: Console) -> None:
+    """The one look of each run at the test classes, in a process that is given nothing but the models."""
+    if not runs:
+        return
+    worker = worker_of(study.resources, machines())
+    settings = ["split=test", f"resources.cpus_per_worker={worker.cpus}", f"resources.gpus_per_worker={worker.gpus}"]
+    assert study.protocol.final is not None
+    if study.protocol.final.models == "folds" and len(study.folds) > 1:
+        settings.append("fold=all")
+    folders = [str(run.directory) for run in runs]
+    console.print(f"final: {len(runs)} models meet the test classes, once", highlight=False)
+    address = import_ray().get_runtime_context().gcs_address
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "raydml.evaluate", *folders, *settings],
+        env={**os.environ, "RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    missing = [run.directory.name for run in runs if run.result() is None]
+    if done.returncode != 0 or missing:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise PhaseFailedError(f"final: the evaluation of {', '.join(missing) or 'the models'} failed: {last}")
