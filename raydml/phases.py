@@ -71,7 +71,7 @@ def spec_of(study: Study, run: Repetition) -> RunSpec:
     final = study.protocol.final
     if run.phase == "final" and final is not None and final.models == "one":
         return RunSpec(run.config, run.directory, "trainval", ())
-    return RunSpec(run.config, run.directory, "train", study.folds)
+    return RunSpec(run.config, run.directory, "train", study.folds, study.resources.folds_at_a_time)
 
 
 def _confirm(

@@ -21,6 +21,7 @@ from raydml.config import ConfigError, ExperimentConfig
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import open_images, trainval_subset
 from raydml.distributed import barrier, rank
+from raydml.fold_models import FoldModels
 from raydml.history import read_history
 from raydml.model_training import ModelTraining, data_shape
 from raydml.objective import build_objective, require_possible
@@ -44,6 +45,8 @@ class RunSpec:
     """`train` leaves a fold out and validates on it; `trainval` takes all training classes and validates nothing."""
     folds: tuple[int, ...] = (0,)
     """The folds of `train`, one model each."""
+    folds_at_a_time: int | Literal["all"] = "all"
+    """Models in memory; the others wait in their checkpoints. Results do not depend on it."""
 
     def checkpoints(self) -> tuple[Path, ...]:
         """Checkpoint folder of each model."""
@@ -73,19 +76,23 @@ class Run:
         self.history: list[dict[str, float]] = []
         self._on_record = len(read_history(spec.directory))
         try:
-            self._models = self._open_models(device)
+            self._models = self._make_models(device)
+            self._models.open()
         except BaseException:
             self.close()
             raise
 
-    def _open_models(self, device: torch.device) -> list[ModelTraining]:
+    def _make_models(self, device: torch.device) -> FoldModels:
         spec = self.spec
         images = open_images(spec.config.data)
         folds = spec.folds if spec.split == "train" else (None,)
-        return [
-            ModelTraining(spec.config, images, fold, path, device)
-            for fold, path in zip(folds, spec.checkpoints(), strict=True)
-        ]
+        models = list(zip(folds, spec.checkpoints(), strict=True))
+        return FoldModels(
+            lambda place: ModelTraining(spec.config, images, *models[place], device),
+            len(models),
+            at_a_time=len(models) if spec.folds_at_a_time == "all" else spec.folds_at_a_time,
+            directory=spec.directory,
+        )
 
     @property
     def num_epochs(self) -> int:
@@ -101,7 +108,7 @@ class Run:
         epoch = len(self.history) + 1
         if epoch > self.num_epochs:
             return None
-        metrics = self._combined(epoch, [model.metrics_of(epoch) for model in self._models])
+        metrics = self._combined(epoch, self._models.metrics_of(epoch))
         self.history.append(metrics)
         if rank() == 0 and epoch > self._on_record:
             lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.history)
@@ -109,7 +116,9 @@ class Run:
         return metrics
 
     def _combined(self, epoch: int, of_each: list[dict[str, float]]) -> dict[str, float]:
-        names = [name for name in of_each[0] if name not in ("epoch", "step", "seconds")]
+        # A checkpoint has what rank 0 validated, a training of now has it on rank 0 only: others may meet both.
+        mine = [name for name in of_each[0] if rank() == 0 or not name.startswith("val/")]
+        names = [name for name in mine if name not in ("epoch", "step", "seconds")]
         combined: dict[str, float] = {"epoch": epoch, "step": of_each[0]["step"]}
         combined |= {name: float(np.mean([metrics[name] for metrics in of_each])) for name in names}
         if len(of_each) > 1:

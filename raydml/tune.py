@@ -180,7 +180,8 @@ def _trial_config(
     experiment: ExperimentConfig,
     point: dict[str, Scalar],
 ) -> dict[str, Any]:
-    spec = RunSpec(experiment, trial_directory(directory, number), "train", study.folds)
+    at_a_time = study.resources.folds_at_a_time
+    spec = RunSpec(experiment, trial_directory(directory, number), "train", study.folds, at_a_time)
     return task_config(study, Task(spec, point, worker))
 
 

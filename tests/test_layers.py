@@ -33,7 +33,7 @@ LAYERS = (
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
     ("epoch", "clustering", "checkpoint", "baseline", "statistics"),
-    ("model_training", "training", "identity", "runs"),
+    ("model_training", "fold_models", "training", "identity", "runs"),
     ("session", "plan", "tensorboard", "workers", "record", "repeats"),
     ("train", "trial", "tuner", "repeating", "evaluate", "samplers", "search", "warm_start", "report"),
     ("display", "phase_display", "phases", "tune"),

@@ -83,6 +83,17 @@ class Resources(Model):
     gpus_per_worker: float | Literal["auto"] = "auto"
     """GPUs of a worker: 1 where the machine has one, else 0, where `auto`."""
 
+    folds_at_a_time: int | Literal["all"] = "all"
+    """Models of a trial in memory at a time, one a fold; the others wait in their checkpoints. Where a GPU runs out of
+    memory with several, a trial goes on with one at a time by itself."""
+
+    @field_validator("folds_at_a_time")
+    @classmethod
+    def _at_least_one_fold(cls, value: int | Literal["all"]) -> int | Literal["all"]:
+        if value != "all" and value < 1:
+            raise ValueError(f"folds_at_a_time must be at least 1, or all, but got {value}")
+        return value
+
     @field_validator("gpus_per_worker")
     @classmethod
     def _not_negative(cls, value: float | Literal["auto"]) -> float | Literal["auto"]:
