@@ -112,6 +112,8 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def _conclude(study: Study, result: tune.SearchResult, console: Console) -> int:
+    from raydml.record import value_of
+
     metric = study.search.metric
     raw = result.baseline[metric.removeprefix("val/")]
     time_is_up = budget.closing_lines(
@@ -125,7 +127,7 @@ def _conclude(study: Study, result: tune.SearchResult, console: Console) -> int:
         for line in (f"no trial completed; raw pixels: {metric} {raw:.4f}", *time_is_up):
             console.print(line, highlight=False, soft_wrap=True)
         return FAILED
-    value = result.best.value or 0.0
+    value = value_of(result.best) or 0.0
     ratio = f", {value / raw:.1f} x raw pixels ({raw:.4f})" if raw > 0 else ""
     lines = (
         f"best: trial {result.best.number}, {metric} {value:.4f}{ratio}",

@@ -13,8 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raydml.config import Distribution, Scalar
-from raydml.record import FAILURE, STATES, point_of, ranked
+from raydml.config import Scalar
+from raydml.objectives import described
+from raydml.record import FAILURE, STATES, best_of, pareto_front, point_of, ranked, value_of
 from raydml.space import Study
 
 _SHOWN_TRIALS = 8
@@ -44,7 +45,6 @@ class SearchDisplay:
     def __init__(self, study: Study, console: Console, *, earlier: Iterable[FrozenTrial], note: str) -> None:
         """`earlier` are the trials of an interrupted search; `note` stands above the table: baseline, stamp."""
         self._study, self._console, self._note = study, console, note
-        self._distributions = study.distributions()
         self._running: dict[int, _Progress] = {}
         self._ended: list[FrozenTrial] = [trial for trial in earlier if trial.state.is_finished()]
         self._started = time.monotonic()
@@ -79,7 +79,9 @@ class SearchDisplay:
         if trial.state == TrialState.FAIL:
             what = f"failed: {trial.user_attrs.get(FAILURE, 'unknown')}"
         else:
-            what = f"{state} at epoch {progress.epoch}/{progress.num_epochs}: {self._metric}={trial.value:.4f}"
+            what = f"{state} at epoch {progress.epoch}/{progress.num_epochs}: {self._metric}={value_of(trial):.4f}"
+            if further := _further(self._study, trial):
+                what += f" {shown_point(further)}"
         count = f"{len(self._ended)}/{self._study.search.num_trials}"
         self._say(f"trial {trial.number:>3} {what} [{count} trials, best {self._best()}]")
 
@@ -93,11 +95,8 @@ class SearchDisplay:
         return self._study.search.metric
 
     def _best(self) -> str:
-        complete = [t for t in self._ended if t.state == TrialState.COMPLETE and t.value is not None]
-        if not complete:
-            return "none yet"
-        best = max(complete, key=lambda t: t.value or 0.0)
-        return f"{best.value:.4f} (trial {best.number})"
+        best = best_of(self._ended)
+        return "none yet" if best is None else f"{value_of(best):.4f} (trial {best.number})"
 
     def _say(self, line: str) -> None:
         if self._live is None:
@@ -111,32 +110,56 @@ class SearchDisplay:
     def _table(self) -> Group:
         elapsed = int(time.monotonic() - self._started)
         table = Table(title=f"{self._study.name}: {len(self._ended)} of {self._study.search.num_trials} trials ended")
-        for heading in ("trial", "state", "epoch", self._metric, *self._distributions):
-            table.add_column(heading, justify="right", overflow="fold")
+        _add_columns(table, self._study)
         shown_trials = ranked(self._ended)[:_SHOWN_TRIALS]
         for number, progress in sorted(self._running.items()):
             value = f"{progress.value:.4f}" if progress.epoch else ""
             where = f"{progress.epoch}/{progress.num_epochs}"
             values = [Text(shown(value)) for value in progress.point.values()]
-            table.add_row(str(number), "running", where, value, *values, style="cyan")
+            unknown = ["" for _ in _measured(self._study)]
+            table.add_row(str(number), "running", where, value, *unknown, *values, style="cyan")
         for trial in shown_trials:
-            table.add_row(*map(Text, _row(trial, self._distributions)))
+            table.add_row(*map(Text, _row(trial, self._study)))
         return Group(Text(self._note), table, Text(f"{elapsed // 60}:{elapsed % 60:02d} elapsed, best {self._best()}"))
 
 
 def leaderboard(study: Study, trials: Iterable[FrozenTrial]) -> Table:
     """All trials, complete ones first and best first."""
-    distributions = study.distributions()
+    found = list(trials)
     table = Table(title=f"{study.name}: {study.search.metric} on validation classes")
-    for heading in ("trial", "state", "epoch", study.search.metric, *distributions):
-        table.add_column(heading, justify="right", overflow="fold")
-    for trial in ranked(trials):
-        table.add_row(*map(Text, _row(trial, distributions)))
+    _add_columns(table, study)
+    for trial in ranked(found):
+        table.add_row(*map(Text, _row(trial, study)))
+    if study.search.minimize:
+        front = ", ".join(str(trial.number) for trial in pareto_front(found)) or "none yet"
+        table.caption = Text(f"Pareto front of {described(study.search)}: trials {front}")
     return table
 
 
-def _row(trial: FrozenTrial, distributions: Mapping[str, Distribution]) -> list[str]:
-    point = point_of(trial, distributions) if trial.params else {}
-    value = f"{trial.value:.4f}" if trial.value is not None else trial.user_attrs.get(FAILURE, "")
+def _add_columns(table: Table, study: Study) -> None:
+    for heading in ("trial", "state", "epoch", study.search.metric, *_measured(study), *study.space):
+        table.add_column(heading, justify="right", overflow="fold")
+
+
+def _measured(study: Study) -> list[str]:
+    """Objectives that have no column as a dimension of the space."""
+    return [name for name in study.search.minimize if name not in study.space]
+
+
+def _row(trial: FrozenTrial, study: Study) -> list[str]:
+    point = point_of(trial, study.distributions()) if trial.params else {}
+    value = value_of(trial)
+    shown_value = trial.user_attrs.get(FAILURE, "") if value is None else f"{value:.4f}"
     epoch = str(trial.last_step) if trial.last_step is not None else ""
-    return [str(trial.number), STATES[trial.state], epoch, value, *(shown(v) for v in point.values())]
+    further = _further(study, trial)
+    measured = [shown(further[name]) if further else "" for name in _measured(study)]
+    return [str(trial.number), STATES[trial.state], epoch, shown_value, *measured, *map(shown, point.values())]
+
+
+def _further(study: Study, trial: FrozenTrial) -> dict[str, Scalar]:
+    """What a complete trial has of `search.minimize`; what is a dimension of the space as it was chosen."""
+    if trial.state != TrialState.COMPLETE:
+        return {}
+    point = point_of(trial, study.distributions())
+    further = zip(study.search.minimize, trial.values[1:], strict=True)
+    return {name: point.get(name, value) for name, value in further}

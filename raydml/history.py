@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from raydml.config import ConfigError
@@ -24,6 +25,11 @@ def read_history(directory: Path) -> list[Row]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     return [numbers(row, f"{path}: line {number}") for number, row in enumerate(rows, start=1)]
+
+
+def seconds_of(rows: Sequence[Row]) -> float:
+    """Time that a run spent on its epochs."""
+    return math.fsum(row.get("seconds", 0.0) for row in rows)
 
 
 def numbers(row: object, where: str) -> Row:

@@ -1,4 +1,4 @@
-"""What makes a study the same study: base, space, protocol and data; not budgets, machines or places."""
+"""What makes a study the same study: base, space, protocol, objectives and data; not budgets, machines or places."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
     data = base["data"]
     assert isinstance(data, dict)
     base["data"] = {key: value for key, value in data.items() if key != "cache"}
+    # Only where there are some: folders of searches with one objective must stay theirs.
+    further = {"minimize": list(study.search.minimize)} if study.search.minimize else {}
     return {
         "base": base,
         "space": {path: dump(limits) for path, limits in study.space.items()},
         "protocol": _without_budgets(dump(study.protocol)),
         "metric": study.search.metric,
+        **further,
         "data_fingerprint": fingerprint,
     }
 

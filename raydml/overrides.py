@@ -27,8 +27,8 @@ def apply(raw: Plain, overrides: Sequence[tuple[str, object]], *, study_keys: Se
     """The study with every override applied, and a note for whatever changed besides.
 
     A new `kind` drops the fields of the old branch and the ranges that it leaves without a meaning; a path that is
-    searched is pinned: its range and its start values go, and those of what lies below it. Kinds come first, whatever
-    their place on the line, then the names that decide which arguments there are.
+    searched is pinned: its range, its start values and its place in `search.minimize` go, and those of what lies below
+    it. Kinds come first, whatever their place on the line, then the names that decide which arguments there are.
     """
     notes: list[str] = []
     for path, value in sorted(overrides, key=lambda item: _rank(item[0])):
@@ -74,7 +74,7 @@ def _set_in_base(raw: Plain, path: str, value: object, notes: list[str]) -> Plai
         base = _mapping(raw, "base")
     for searched in _mapping(raw, "space"):
         if searched == path or searched.startswith(f"{path}."):
-            raw = _without_range(raw, searched)
+            raw = _without_range(raw, searched, notes)
             notes.append(f"{path} is pinned to {value}: its range is removed")
     raw = {**raw, "base": set_at(_with_section(base, path), path, value)}
     if path in _ARGUMENTS_OF and _mapping(base, section).get(key) != value:
@@ -94,7 +94,7 @@ def _without_preset_fields(raw: Plain, preset: object, notes: list[str]) -> Plai
     raw = {**raw, "base": base}
     for path in _mapping(raw, "space"):
         if path.removeprefix("divide.") in fields and path.startswith("divide."):
-            raw = _without_range(raw, path)
+            raw = _without_range(raw, path, notes)
             notes.append(f"divide.preset={preset} decides {path}: its range is removed")
     return raw
 
@@ -108,7 +108,7 @@ def _without_arguments(raw: Plain, arguments: str, name: object, notes: list[str
         base = set_at(base, arguments, {})
     for path in _mapping(raw, "space"):
         if path.startswith(f"{arguments}."):
-            raw = _without_range(raw, path)
+            raw = _without_range(raw, path, notes)
     return {**raw, "base": base}
 
 
@@ -128,7 +128,7 @@ def _mapping(raw: Mapping[str, object], key: str) -> Plain:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
-def _without_range(raw: Plain, path: str) -> Plain:
+def _without_range(raw: Plain, path: str, notes: list[str]) -> Plain:
     space = {key: limits for key, limits in _mapping(raw, "space").items() if key != path}
     search = _mapping(raw, "search")
     start = search.get("start")
@@ -137,6 +137,10 @@ def _without_range(raw: Plain, path: str) -> Plain:
             {key: value for key, value in point.items() if key != path} if isinstance(point, Mapping) else point
             for point in start
         ]
+    minimize = search.get("minimize")
+    if isinstance(minimize, list) and path in minimize:
+        search["minimize"] = [name for name in minimize if name != path]
+        notes.append(f"{path} is searched no longer: it is no objective of search.minimize")
     return {**raw, "space": space, **({"search": search} if search else {})}
 
 
@@ -146,7 +150,7 @@ def _without_meaningless_ranges(raw: Plain, section: str, kind: object, notes: l
         return raw  # the study as a whole is about to be refused, in better words
     for path in _mapping(raw, "space"):
         if path.startswith(f"{section}.") and not has_field(model, path.removeprefix(f"{section}.")):
-            raw = _without_range(raw, path)
+            raw = _without_range(raw, path, notes)
             notes.append(f"{section}.kind is {kind}, which has no {path}: its range is removed")
     return raw
 

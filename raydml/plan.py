@@ -10,6 +10,7 @@ from rich.console import Console
 from raydml import yamlfile
 from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
 from raydml.config import LEARNING, ConfigError, SamplerName, SearchConfig
+from raydml.objectives import described
 from raydml.session import joins_cluster
 from raydml.space import Study
 
@@ -55,7 +56,9 @@ def print_plan(study: Study, console: Console, *, trainings: int, folds: int, se
 
 
 def search_lines(search: SearchConfig) -> Iterator[str]:
-    """Sampler, warm start and budget."""
+    """Objectives where there are several, sampler, warm start and budget."""
+    if search.minimize:
+        yield f"objectives: {described(search)}; the best trial is the best by {search.metric}"
     learns = search.sampler in LEARNING
     before = f"; before it {search.startup_trials} trials at random or from search.start" if learns else ""
     yield f"sampler: {search.sampler}, {_SAMPLERS[search.sampler]}{before}"

@@ -13,6 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from raydml import objectives
 from raydml.config import ConfigError, Distribution, Scalar
 
 FAILURE = "failure"
@@ -49,17 +50,37 @@ def trial_directory(directory: Path, number: int) -> Path:
     return directory / "trials" / f"{number:04d}"
 
 
+def value_of(trial: FrozenTrial) -> float | None:
+    """The searched metric's value, however many objectives there are; of a pruned trial its last one."""
+    # Optuna's `trial.value` raises where there are several.
+    return None if trial.values is None else trial.values[0]
+
+
 def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial with the best value, of equal ones the first; none where no trial is complete."""
-    complete = [trial for trial in ranked(trials) if trial.state == TrialState.COMPLETE and trial.value is not None]
+    """The complete trial that is best by the searched metric, as `ranked` has it; none where no trial is complete."""
+    complete = _complete(trials)
     return complete[0] if complete else None
 
 
+def pareto_front(trials: Iterable[FrozenTrial]) -> Sequence[FrozenTrial]:
+    """The complete trials that no other beats in every objective, best by the searched metric first."""
+    complete = _complete(trials)
+    return [complete[place] for place in objectives.front([trial.values for trial in complete])]
+
+
+def _complete(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in ranked(trials) if trial.state == TrialState.COMPLETE]
+
+
 def ranked(trials: Iterable[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """Complete ones first, pruned ones next, best first."""
+    """Complete ones first, pruned ones next, best by the searched metric first.
+
+    Of equal ones the one that is smaller in the further objectives, so that the best is on the front; then the first.
+    """
     return sorted(trials, key=_rank)
 
 
-def _rank(trial: FrozenTrial) -> tuple[int, float, int]:
+def _rank(trial: FrozenTrial) -> tuple[int, float, list[float], int]:
     order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1}.get(trial.state, 2)
-    return order, -(trial.value if trial.value is not None else 0.0), trial.number
+    metric, *further = trial.values or [0.0]
+    return order, -metric, further, trial.number

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raydml import seeds
 from raydml.config import ConfigError, ExperimentConfig, Repeats
 from raydml.history import Row, numbers, read_history
-from raydml.record import point_of, ranked
+from raydml.record import pareto_front, point_of, ranked, value_of
 from raydml.space import Study
 from raydml.statistics import enough
 
@@ -79,10 +79,10 @@ def read_evaluation(directory: Path) -> Row | None:
     if not path.exists():
         return None
     try:
-        found = numbers(json.loads(path.read_text(encoding="utf-8")), f"{path}")
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return {f"test/{name}": value for name, value in found.items()}
+    return {f"test/{name}": value for name, value in numbers(found, f"{path}").items()}
 
 
 def seed_of(config: ExperimentConfig, phase: Phase, index: int) -> int:
@@ -104,12 +104,13 @@ def base_of(study: Study, trials: Iterable[FrozenTrial]) -> Candidate:
 def contenders(study: Study, trials: Sequence[FrozenTrial]) -> tuple[Candidate, ...]:
     """The untuned base, then the best configurations of a search, each once; those of `protocol.confirm.top`.
 
-    Trials that differ in their seed only are one configuration: the best of them stands for it.
+    With several objectives those that are best by the metric on the Pareto front. Trials that differ in their seed only
+    are one configuration: the best of them stands for it.
     """
     top = study.protocol.confirm.top if study.protocol.confirm is not None else 1
     base = base_of(study, trials)
     chosen: dict[str, Candidate] = {}
-    for candidate in _complete(study, trials):
+    for candidate in _complete(study, pareto_front(trials) if study.search.minimize else trials):
         chosen.setdefault(candidate.config.model_dump_json(), candidate)
     best = list(chosen.values())[:top]
     return (base, *(candidate for candidate in best if candidate.config != base.config))
@@ -123,7 +124,7 @@ def _complete(study: Study, trials: Iterable[FrozenTrial]) -> list[Candidate]:
             f"{trial.number:04d}",
             study.experiment(point_of(trial, distributions)).model_copy(update={"seed": study.base.seed}),
             trial.number,
-            trial.value,
+            value_of(trial),
         )
         for trial in ranked(trials)
         if trial.state == TrialState.COMPLETE

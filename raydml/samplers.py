@@ -5,6 +5,9 @@ write, as a waiting trial with all its values. So no sampler has a state of its 
 whole or not at all: asked in the study itself, one killed between two values would draw the second anew (random, TPE),
 use up another point of its sequence (QMC) or take itself for a running neighbour (GP).
 
+With several objectives TPE splits the trials by the ranks of their fronts, the Gaussian process (one for each) looks
+for the greatest gain in hypervolume; CMA-ES has no form for them.
+
 Pruned trials: TPE and CMA-ES rank them by their last value, the Gaussian process does not see them. CMA-ES keeps the
 state of a generation in the trial that begins it, pickled, as Optuna does: of other studies' trials only numbers are
 taken, never these.
@@ -22,7 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from raydml import seeds
+from raydml import objectives, seeds
 from raydml.config import Distribution
 from raydml.space import Study
 
@@ -67,7 +70,8 @@ def _answer(
     """Values, and what the sampler must find in the trial later."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        copy = optuna.create_study(direction="maximize", sampler=_sampler(study, len(earlier), warm))
+        directions = objectives.directions(objectives.names(study.search))
+        copy = optuna.create_study(directions=directions, sampler=_sampler(study, len(earlier), warm))
         copy.add_trials([*warm, *earlier])
         copy.ask(in_optuna(study.distributions()))
     asked = copy.get_trials(deepcopy=False)[-1]

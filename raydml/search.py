@@ -11,6 +11,7 @@ restart; Tune does not restore ASHA's rungs (specs/ray.md, 2.5 and 2.6).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from raydml import objectives
 from raydml.budget import End, end_of
 from raydml.config import ExperimentConfig, Scalar
 from raydml.record import FAILURE, point_of
@@ -55,22 +57,28 @@ class Listener(Protocol):
         """Time is up: a trial stops and goes on with the next driver."""
 
 
-def open_study(path: Path, *, name: str) -> optuna.Study:
+def open_study(path: Path, *, name: str, values: Sequence[str] = ("value",)) -> optuna.Study:
     """The Optuna study of a journal file, made where there is none. The caller holds the study's folder for itself.
 
+    `values` names what a trial is told with: the first is to be large, others are to be small.
     A driver that was killed may leave half a line or a lock behind; both are cleared first.
     """
     Path(f"{path}.lock").unlink(missing_ok=True)
     _cut_half_line(path)
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
     # Every trial comes with its values: the study itself draws none.
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name=name,
         storage=storage,
-        direction="maximize",
+        directions=objectives.directions(values),
         load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(seed=0),
     )
+    if len(values) > 1 and study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(values))
+    return study
 
 
 def _cut_half_line(path: Path) -> None:
@@ -109,17 +117,19 @@ class StudySearcher(Searcher):
         scheduler: TrialScheduler,
         make_config: Callable[[int, ExperimentConfig, dict[str, Scalar]], dict[str, Any]],
         listener: Listener,
+        seconds_of: Callable[[int], float],
         warm: Sequence[FrozenTrial] = (),
         out_of_time: Callable[[], bool] = lambda: False,
     ) -> None:
         """`make_config` turns a trial's number, experiment and point into the configuration of its Trainable.
 
+        `seconds_of` is the time that a trial, by its number, spent on all its epochs, those before a restart included.
         `warm` are trials of other studies, to learn from.
         """
         super().__init__(metric=study.search.metric, mode="max")
         self._study, self._memory, self._scheduler = study, memory, scheduler
         self._make_config, self._listener = make_config, listener
-        self._warm, self._out_of_time = warm, out_of_time
+        self._seconds_of, self._warm, self._out_of_time = seconds_of, warm, out_of_time
         self._distributions = study.distributions()
         self._running: dict[str, _Running] = {}
         self._stopped: set[str] = set()
@@ -191,7 +201,7 @@ class StudySearcher(Searcher):
             case End.PRUNED:
                 self._memory.tell(trial, state=TrialState.PRUNED)
             case End.COMPLETE:
-                self._memory.tell(trial, float(result[self._study.search.metric]))
+                self._memory.tell(trial, self._values(trial, result))
         self._listener.ended(self._frozen(trial.number))
 
     def save(self, checkpoint_path: str) -> None:
@@ -219,8 +229,15 @@ class StudySearcher(Searcher):
         """The value of an epoch, once: a continued trial reports its old ones again."""
         epoch = int(result[_TIME])
         if epoch not in self._frozen(trial.number).intermediate_values:
-            trial.report(float(result[self._study.search.metric]), epoch)
+            # What trial.report does, which refuses several objectives: the curve is the metric's alone.
+            value = float(result[self._study.search.metric])
+            trial.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
             self._listener.epoch(trial.number, result)
+
+    def _values(self, trial: optuna.Trial, result: Mapping[str, Any]) -> list[float]:
+        search, point = self._study.search, point_of(trial, self._distributions)
+        metric = float(result[search.metric])
+        return objectives.values_of(search, metric, point, lambda: self._seconds_of(trial.number))
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._memory.get_trials(deepcopy=False)[number]

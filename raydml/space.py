@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from raydml import objectives, yamlfile
 from raydml import overrides as overriding
-from raydml import yamlfile
 from raydml.capacity import require_images_for
 from raydml.config import (
     LEARNING,
@@ -91,6 +91,7 @@ class Study(Model):
         _check_machines_and_folds(self)
         distributions = self.distributions()
         _check_sampler(self, distributions)
+        objectives.require_possible(self.search, self.base, distributions)
         _check_corners(self, distributions)
         _check_start(self, distributions)
         return self

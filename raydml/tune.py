@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from raydml import atomic, budget, checkpoint, identity, tensorboard, warm_start, yamlfile
+from raydml import atomic, budget, checkpoint, identity, objectives, tensorboard, warm_start, yamlfile
 from raydml.baseline import raw_pixel_metrics
 from raydml.budget import Clock
 from raydml.capacity import Capacity, Worker, surely_without_gpu, worker_of
@@ -31,9 +31,10 @@ from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
 from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
+from raydml.history import read_history, seconds_of
 from raydml.phases import PhaseFailedError, checkpoint_of, follow
 from raydml.plan import require_packages
-from raydml.record import best_of, point_of, trial_directory
+from raydml.record import best_of, point_of, ranked, trial_directory
 from raydml.repeats import Candidate
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.session import capacity_ahead, connected
@@ -41,7 +42,6 @@ from raydml.space import Study, metric_names
 from raydml.training import RunSpec, require_trainable
 from raydml.tuner import run_trials, task_config
 from raydml.workers import Task
-
 
 __all__ = ["PhaseFailedError", "SearchResult", "search", "study_directory"]
 
@@ -102,7 +102,7 @@ def _search(
     warm = warm_start.gather(study, directory, marks)
     atomic.write_text(directory / "study.yaml", yamlfile.dumps(study))
     identity.write(directory, marks, versions=checkpoint.versions(), commit=identity.commit())
-    memory = open_study(directory / "optuna.journal", name=study.name)
+    memory = open_study(directory / "optuna.journal", name=study.name, values=objectives.names(study.search))
     enqueue_start_points(memory, study)
     baseline = _baseline(study, directory, images)
     metrics = [f"val/{name}" for name in metric_names(study.base)]
@@ -155,6 +155,7 @@ def _run(
             study, directory, worker, number, experiment, point
         ),
         listener=keeper,
+        seconds_of=lambda number: seconds_of(read_history(trial_directory(directory, number))),
         warm=warm,
         out_of_time=keeper.out_of_time,
     )
@@ -209,8 +210,7 @@ class _Keeper:
         self._display.ended(trial)
         finished = [t for t in self._memory.get_trials(deepcopy=False) if t.state.is_finished()]
         complete = [t for t in finished if t.state == TrialState.COMPLETE]
-        ranked = sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
-        kept = {t.number for t in ranked[: self._study.search.keep_checkpoints]}
+        kept = {t.number for t in ranked(complete)[: self._study.search.keep_checkpoints]}
         for other in finished:
             if other.number not in kept:
                 checkpoint.remove(trial_directory(self._directory, other.number))
@@ -228,7 +228,7 @@ def _write_best(study: Study, directory: Path, experiment: ExperimentConfig, kep
         update={
             "base": experiment,
             "space": {},
-            "search": study.search.model_copy(update={"start": (), "warm_start": ()}),
+            "search": study.search.model_copy(update={"start": (), "warm_start": (), "minimize": ()}),
             "checkpoint": kept.relative_to(directory).as_posix(),
         }
     )

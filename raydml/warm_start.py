@@ -8,7 +8,7 @@ number, whatever became of the other study meanwhile.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,8 @@ class _Entry(NamedTuple):
     value: float
     curve: dict[str, float]
     """Value by epoch."""
+    further: Sequence[float] = ()
+    """Values of `search.minimize`, in its order."""
 
 
 def gather(study: Study, directory: Path, marks: Mapping[str, object]) -> WarmStart:
@@ -130,13 +132,13 @@ def _finished_trials(folder: Path) -> list[FrozenTrial]:
         for name in optuna.get_all_study_names(storage)
         for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
     ]
-    return [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.value is not None]
+    return [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.values is not None]
 
 
 def _entry(trial: FrozenTrial, distributions: Mapping[str, Distribution]) -> _Entry:
-    assert trial.value is not None
+    value, *further = trial.values
     curve = {str(epoch): value for epoch, value in trial.intermediate_values.items()}
-    return _Entry(point_of(trial, distributions), trial.state.name, trial.value, curve)
+    return _Entry(point_of(trial, distributions), trial.state.name, value, curve, further)
 
 
 def _is_inside(point: Mapping[str, Scalar], distributions: Mapping[str, Distribution]) -> bool:
@@ -148,6 +150,6 @@ def _trial(entry: _Entry, distributions: Mapping[str, Distribution]) -> FrozenTr
         state=TrialState[entry.state],
         params={path: distributions[path].encode(value) for path, value in entry.point.items()},
         distributions=in_optuna(distributions),
-        value=entry.value,
+        values=[entry.value, *entry.further],
         intermediate_values={int(epoch): value for epoch, value in entry.curve.items()},
     )

@@ -12,12 +12,13 @@ import torch
 from optuna.trial import FrozenTrial
 from ray.tune.schedulers import TrialScheduler
 
-from raydml import atomic, identity, yamlfile
+from raydml import atomic, identity, objectives, yamlfile
 from raydml.baseline import raw_pixel_metrics
 from raydml.checkpoint import versions
 from raydml.config import ExperimentConfig, Scalar, dump
 from raydml.config.grammar import validate
 from raydml.data.catalog import fingerprint, fold_subsets, open_images
+from raydml.history import read_history, seconds_of
 from raydml.record import trial_directory
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.space import Study
@@ -77,11 +78,18 @@ def run_search(study: Study, folder: Path, *, failures: Mapping[int, str], trial
     atomic.write_text(directory / "study.yaml", yamlfile.dumps(study))
     marks = identity.identity_of(study, fingerprint(study.base.data))
     identity.write(directory, marks, versions=versions(), commit="0123abc")
-    memory = open_study(directory / "optuna.journal", name=study.name)
+    memory = open_study(directory / "optuna.journal", name=study.name, values=objectives.names(study.search))
     enqueue_start_points(memory, study)
     atomic.write_json(directory / "baseline.json", raw_pixels(study))
     scheduler = make_scheduler(study)
-    searcher = StudySearcher(study, memory, scheduler=scheduler, make_config=_config, listener=Quiet())
+    searcher = StudySearcher(
+        study,
+        memory,
+        scheduler=scheduler,
+        make_config=_config,
+        listener=Quiet(),
+        seconds_of=lambda number: seconds_of(read_history(trial_directory(directory, number))),
+    )
     for number in range(study.search.num_trials if trials is None else trials):
         _run_trial(study, searcher, scheduler, directory, number, failures.get(number))
     return directory

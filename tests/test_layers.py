@@ -28,6 +28,7 @@ LAYERS = (
         "budget",
         "caveats",
         "history",
+        "objectives",
     ),
     ("distances", "distributed", "models", "neighbors", "kmeans", "data", "torch_defects"),
     ("losses", "see", "divide", "metrics"),

@@ -238,5 +238,5 @@ def test_the_copy_holds_plain_numbers(tmp_path: Path, source: Path) -> None:
     gathered(warmed(source), tmp_path / "warm")
     [(folder, entries)] = json.loads((tmp_path / "warm" / warm_start.KEPT).read_text(encoding="utf-8")).items()
     assert folder == str(source)
-    assert set(entries[0]) == {"point", "state", "value", "curve"}
+    assert set(entries[0]) == {"point", "state", "value", "curve", "further"}
     assert entries[0]["point"]["model.embedding_dim"] in (16, 32, 64)

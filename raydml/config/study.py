@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,11 +24,21 @@ class EarlyStopping(Model):
     """A rung lets the best 1 / reduction_factor pass; rungs are this factor apart."""
 
 
+def _early_stopping(given: dict[str, Any]) -> EarlyStopping | None:
+    """The default: none where there are several objectives, because it would judge by one of them."""
+    return None if given.get("minimize") else EarlyStopping()
+
+
 class SearchConfig(Model):
     """How the search space is explored."""
 
     metric: str = "val/map@r"
     """Metric to maximise, on validation classes: its value at the last epoch is a trial's objective."""
+
+    minimize: tuple[str, ...] = ()
+    """Further objectives, each to be small: `seconds` (training and validation of a trial) and numbers of the space,
+    such as `model.embedding_dim`. The report then has the Pareto front; the best trial is still the best by `metric`.
+    Seconds are never the same twice: what a sampler that learns from them draws is not either."""
 
     num_trials: int = Field(default=25, ge=1)
     """Trials of the study in total, pruned and failed ones included."""
@@ -54,8 +64,8 @@ class SearchConfig(Model):
     max_concurrent: int | Literal["auto"] = "auto"
     """Trials at a time; as many as the machines hold where `auto`."""
 
-    early_stopping: EarlyStopping | None = EarlyStopping()
-    """Pruning of hopeless trials; none where null."""
+    early_stopping: EarlyStopping | None = Field(default_factory=_early_stopping)
+    """Pruning of hopeless trials; none where null, as it has to be with several objectives."""
 
     max_retries: int = Field(default=3, ge=0)
     """How often a trial whose process or node died is continued before it counts as failed."""

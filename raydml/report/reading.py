@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,8 +82,3 @@ def curves_of(rows: Sequence[Row]) -> Curves:
         epochs=tuple(int(row.get("epoch", index)) for index, row in enumerate(rows, start=1)),
         metrics={name: tuple(row[name] for row in rows) for name in whole},
     )
-
-
-def seconds_of(rows: Sequence[Row]) -> float:
-    """Time that a run spent on its epochs."""
-    return math.fsum(row.get("seconds", 0.0) for row in rows)

@@ -14,10 +14,10 @@ from optuna.trial import FrozenTrial, TrialState
 from raydml.caveats import stamp
 from raydml.config import ConfigError, Distribution, ExperimentConfig, dump
 from raydml.config.grammar import differences
-from raydml.history import Row, read_history
+from raydml.history import Row, read_history, seconds_of
 from raydml.record import FAILURE, STATES, best_of, point_of, ranked, read_study, trial_directory
 from raydml.report.contents import Best, Budget, Change, Dimension, Importance, Metrics, StudyContents, Trial
-from raydml.report.reading import curves_of, plain, read_json, read_numbers, seconds_of
+from raydml.report.reading import curves_of, plain, read_json, read_numbers
 from raydml.report.trainings import of_study, provenance_of
 from raydml.space import Study, read
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from raydml import yamlfile
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
-from raydml.history import Row, read_history
+from raydml.history import Row, read_history, seconds_of
 from raydml.report.contents import Metrics, ModelMetrics, Provenance, RunContents
-from raydml.report.reading import curves_of, plain, read_json, read_numbers, seconds_of
+from raydml.report.reading import curves_of, plain, read_json, read_numbers
 
 _SPLITS = ("val", "test")
 
