@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from raydml.config import ConfigError, ExperimentConfig, FolderConfig, dump
 from raydml.config.grammar import differences
 from raydml.data.batches import PixelSource, class_balanced_batches, num_steps, training_batches
 from raydml.data.cache import ImageSet
-from raydml.data.catalog import Subset, fold_subsets, trainval_subset
+from raydml.data.catalog import Subset, fold_subsets, test_subset, trainval_subset
 from raydml.data.cluster_batches import cluster_batches
 from raydml.distributed import gather_ragged, rank, world_size
 from raydml.divide import clusters_before, drop_singletons, stage_of
@@ -39,6 +40,14 @@ def _require_same(directory: Path, config: ExperimentConfig, trained: Experiment
             raise ConfigError(f"{directory}: this checkpoint has {path}={found}, but got {wanted}")
 
 
+class _HeldOut:
+    """Images that a model is evaluated on after every epoch."""
+
+    def __init__(self, name: Literal["val", "test"], images: ImageSet, subset: Subset, device: torch.device) -> None:
+        self.name, self.labels = name, subset.labels
+        self.source = PixelSource(images.images, subset.index, device=device)
+
+
 class ModelTraining:
     """One model of a run: its data, its state, its checkpoint."""
 
@@ -49,16 +58,20 @@ class ModelTraining:
         fold: int | None,
         directory: Path,
         device: torch.device,
+        *,
+        test_every_epoch: bool = False,
     ) -> None:
         self._fold = fold
-        if fold is None:
-            subsets: tuple[Subset, Subset | None] = trainval_subset(images, config.data), None
+        self._held_out: _HeldOut | None = None
+        if fold is not None:
+            self._train, val = fold_subsets(images, config.data, fold)
+            self._held_out = _HeldOut("val", images, val, device)
         else:
-            subsets = fold_subsets(images, config.data, fold)
-        self._train, self._val = subsets
+            self._train = trainval_subset(images, config.data)
+            if test_every_epoch:
+                self._held_out = _HeldOut("test", images, test_subset(images, config.data), device)
         self._directory, self._device, self._fingerprint = directory, device, images.fingerprint
         self._source = PixelSource(images.images, self._train.index, device=device)
-        self._val_source = None if self._val is None else PixelSource(images.images, self._val.index, device=device)
         self._used: Indices = np.zeros(0, dtype=np.int64)
         self._subsets: Sequence[ClassSubset] = ()
         self._state = self._open(config, images)
@@ -68,10 +81,17 @@ class ModelTraining:
         if checkpoint.exists(self._directory):
             state = checkpoint.load(self._directory, device=self._device, fingerprint=self._fingerprint)
             _require_same(self._directory, config, state.config, self._fold)
+            self._require_one_curve(state.history)
             return state
         steps = config.training.steps_per_epoch or num_steps(len(self._train.index), config.data.batch_size)
         shape = data_shape(config, images, self._train)
         return new_state(config, shape, steps_per_epoch=steps, device=self._device)
+
+    def _require_one_curve(self, history: Sequence[Mapping[str, float]]) -> None:
+        tested = self._held_out is not None and self._held_out.name == "test"
+        if any(any(name.startswith("test/") for name in row) != tested for row in history):
+            state = "without evaluating" if tested else "evaluating"
+            raise ConfigError(f"{self._directory}: this checkpoint was trained {state} the test classes every epoch")
 
     def metrics_of(self, epoch: int) -> dict[str, float]:
         """Metrics of an epoch (from 1): from the checkpoint's history, else trained now."""
@@ -81,8 +101,9 @@ class ModelTraining:
         started = time.perf_counter()
         metrics = self._divide()
         metrics |= {f"train/{name}": value for name, value in self._train_epoch().items()}
-        if self._val is not None:
-            metrics |= {f"val/{name}": value for name, value in self._validate().items()}
+        if self._held_out is not None:
+            found = self._evaluate(self._held_out)
+            metrics |= {f"{self._held_out.name}/{name}": value for name, value in found.items()}
         row = {"epoch": epoch, "step": state.step, **metrics, "seconds": round(time.perf_counter() - started, 4)}
         state.history.append(row)
         if rank() == 0:
@@ -158,11 +179,9 @@ class ModelTraining:
             metrics["passes"] = sum(map(len, rows)) / len(self._train.labels)
         return metrics
 
-    def _validate(self) -> dict[str, float]:
+    def _evaluate(self, images: _HeldOut) -> dict[str, float]:
         """Every rank embeds its share; metrics on rank 0."""
-        assert self._val is not None
-        assert self._val_source is not None
-        part = embed_share(self._state, self._val_source, self._val.labels)
+        part = embed_share(self._state, images.source, images.labels)
         embeddings, labels = gather_ragged(part.embeddings), gather_ragged(part.labels)
         order = gather_ragged(part.index).argsort()
         if rank() != 0:

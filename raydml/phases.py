@@ -70,7 +70,7 @@ def spec_of(study: Study, run: Repetition) -> RunSpec:
     """The training that a repetition is."""
     final = study.protocol.final
     if run.phase == "final" and final is not None and final.models == "one":
-        return RunSpec(run.config, run.directory, "trainval", ())
+        return RunSpec(run.config, run.directory, "trainval", (), test_every_epoch=final.best_epoch_on_test)
     return RunSpec(run.config, run.directory, "train", study.folds, study.resources.folds_at_a_time)
 
 

@@ -47,6 +47,13 @@ class RunSpec:
     """The folds of `train`, one model each."""
     folds_at_a_time: int | Literal["all"] = "all"
     """Models in memory; the others wait in their checkpoints. Results do not depend on it."""
+    test_every_epoch: bool = False
+    """Evaluates the test classes after every epoch, as papers that select on test do: the preset `legacy`."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where a model could be chosen by test classes and validation classes at once."""
+        if self.test_every_epoch and self.split != "trainval":
+            raise ConfigError(f"test_every_epoch: only with split=trainval, but got split={self.split}")
 
     def checkpoints(self) -> tuple[Path, ...]:
         """Checkpoint folder of each model."""
@@ -84,11 +91,16 @@ class Run:
 
     def _make_models(self, device: torch.device) -> FoldModels:
         spec = self.spec
-        images = open_images(spec.config.data)
+        images = open_images(spec.config.data, with_test=spec.test_every_epoch)
         folds = spec.folds if spec.split == "train" else (None,)
         models = list(zip(folds, spec.checkpoints(), strict=True))
+
+        def opened(place: int) -> ModelTraining:
+            fold, checkpoint = models[place]
+            return ModelTraining(spec.config, images, fold, checkpoint, device, test_every_epoch=spec.test_every_epoch)
+
         return FoldModels(
-            lambda place: ModelTraining(spec.config, images, *models[place], device),
+            opened,
             len(models),
             at_a_time=len(models) if spec.folds_at_a_time == "all" else spec.folds_at_a_time,
             directory=spec.directory,
@@ -102,8 +114,9 @@ class Run:
     def advance(self) -> dict[str, float] | None:
         """Metrics of the next epoch, trained now unless a checkpoint already has it; None behind the last one.
 
-        Keys: `epoch` (from 1), `step`, `seconds`, `train/...`, `val/...`; with several folds their means, and
-        `fold<k>/...` for each. Workers of rank > 0 get no `val/`. Raises NonFiniteLossError.
+        Keys: `epoch` (from 1), `step`, `seconds`, `train/...`, `val/...` or, where asked for, `test/...`; with several
+        folds their means, and `fold<k>/...` for each. Workers of rank > 0 get neither `val/` nor `test/`. Raises
+        NonFiniteLossError.
         """
         epoch = len(self.history) + 1
         if epoch > self.num_epochs:
@@ -117,7 +130,7 @@ class Run:
 
     def _combined(self, epoch: int, of_each: list[dict[str, float]]) -> dict[str, float]:
         # A checkpoint has what rank 0 validated, a training of now has it on rank 0 only: others may meet both.
-        mine = [name for name in of_each[0] if rank() == 0 or not name.startswith("val/")]
+        mine = [name for name in of_each[0] if rank() == 0 or not name.startswith(("val/", "test/"))]
         names = [name for name in mine if name not in ("epoch", "step", "seconds")]
         combined: dict[str, float] = {"epoch": epoch, "step": of_each[0]["step"]}
         combined |= {name: float(np.mean([metrics[name] for metrics in of_each])) for name in names}

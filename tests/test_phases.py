@@ -50,6 +50,13 @@ def test_a_confirming_run_trains_the_folds_and_a_final_one_everything(tmp_path: 
     final = spec_of(study, repetition(tmp_path, base, "final", 0))
     assert (final.split, final.folds) == ("trainval", ())
     assert final.directory == tmp_path / "final" / "base-seed0"
+    assert not final.test_every_epoch
+
+
+def test_only_who_asks_for_it_selects_on_test(tmp_path: Path) -> None:
+    study = study_of(final={"best_epoch_on_test": True})
+    assert spec_of(study, repetition(tmp_path, base_of(study, []), "final", 0)).test_every_epoch
+    assert not spec_of(study, repetition(tmp_path, base_of(study, []), "confirm", 0)).test_every_epoch
 
 
 def test_the_paper_trains_a_model_for_each_fold_in_the_end_too(tmp_path: Path) -> None:
