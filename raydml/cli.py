@@ -83,6 +83,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
             command.add_argument("-v", "--verbose", action="store_true", help="show what the workers print")
         if name in ("tune", "train"):
             command.add_argument("--check", action="store_true", help="print the resolved study and stop")
+        if name == "tune":
+            command.add_argument("--estimate", action="store_true", help="--check, hours and cost by a probe, and stop")
         parsers[name] = command
     return parser, parsers
 
@@ -94,10 +96,10 @@ def _tune(arguments: argparse.Namespace) -> int:
         raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
     plan.require_machine(study)
     plan.require_packages(study.search)
-    if arguments.check:
+    if arguments.check or arguments.estimate:
         folds, trials = len(study.folds), study.search.num_trials
         plan.print_plan(study, console, trainings=trials, folds=folds, searched=True)
-        return DONE
+        return _estimate(study, console, verbose=arguments.verbose) if arguments.estimate else DONE
     from raydml import tune
     from raydml.display import leaderboard
 
@@ -109,6 +111,19 @@ def _tune(arguments: argparse.Namespace) -> int:
         return FAILED
     console.print(leaderboard(study, result.trials))
     return _conclude(study, result, console)
+
+
+def _estimate(study: Study, console: Console, *, verbose: bool) -> int:
+    from raydml import probe
+
+    console.print("a short probe of the base ...", highlight=False)
+    try:
+        speed, at_a_time = probe.measure(study, verbose=verbose)
+    except probe.TrainingFailedError as error:
+        print(f"error: the probe failed: {error}", file=sys.stderr)
+        return FAILED
+    plan.print_estimate(study, speed, console, at_a_time=at_a_time)
+    return DONE
 
 
 def _conclude(study: Study, result: tune.SearchResult, console: Console) -> int:

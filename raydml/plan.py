@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from rich.console import Console
+from rich.table import Table
 
-from raydml import yamlfile
+from raydml import price, yamlfile
 from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
 from raydml.config import LEARNING, ConfigError, SamplerName, SearchConfig
 from raydml.objectives import described
@@ -46,13 +47,58 @@ def print_plan(study: Study, console: Console, *, trainings: int, folds: int, se
     console.print(yamlfile.dumps(study), highlight=False, soft_wrap=True, end="")
     console.print()
     models = trainings * folds
-    epochs = models * study.base.training.num_epochs
+    epochs = models * (price.longest(study) if searched else study.base.training.num_epochs)
     for line in (
         f"trainings: {models} ({trainings} x {folds} folds), at most {epochs} epochs",
+        *(_later_lines(study) if searched else ()),
         *(search_lines(study.search) if searched else ()),
         *_machine_lines(study, trainings),
     ):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _later_lines(study: Study) -> Iterator[str]:
+    """What comes after the search."""
+    for phase in price.phases(study)[1:]:
+        on = ", on all training classes" if phase.whole else ""
+        yield (
+            f"{phase.name}: at most {phase.trainings} more ({phase.what}), at most {phase.trainings * phase.epochs} "
+            f"epochs{on}"
+        )
+
+
+def print_estimate(study: Study, speed: price.Speed, console: Console, *, at_a_time: int) -> None:
+    """Hours and cost of every phase, and what they hold for."""
+    rate = study.resources.price_per_hour
+    table = Table(title=f"{study.name}: an estimate, {at_a_time} at a time")
+    cost = [] if rate is None else ["cost at most"]
+    for heading in ("phase", "trainings", "epochs at most", "at most", "with pruning", *cost):
+        table.add_column(heading, justify="left" if heading == "phase" else "right")
+    for bill in price.bills(study, speed, at_a_time=at_a_time):
+        cost = [] if rate is None else [f"{bill.hours * rate:.2f}"]
+        times = (_duration(bill.hours), _duration(bill.expected))
+        table.add_row(bill.name, str(bill.trainings), str(bill.epochs), *times, *cost)
+    console.print(table)
+    for line in _estimate_lines(study, speed):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+
+
+def _estimate_lines(study: Study, speed: price.Speed) -> Iterator[str]:
+    yield (
+        f"measured in {speed.seconds:.0f} s on {speed.machine}, {speed.measured}: {speed.step_s:.3g} s a step, "
+        f"{speed.epoch_s:.3g} s an epoch besides, {speed.run_s:.3g} s a run, {speed.start_s:.3g} s a worker's start"
+    )
+    yield "it is the speed of the base, in its second epoch, and of these machines when as busy as now"
+    felt = price.felt(study)
+    if felt:
+        yield f"searched, and faster or slower than the base: {', '.join(felt)}"
+    if "training.num_epochs" in study.space:
+        yield f"training.num_epochs is searched: the most, {price.longest(study)}, are reckoned with"
+    yield "not in it: decoding images, raw pixels, evaluations of the test classes, what is done already"
 
 
 def search_lines(search: SearchConfig) -> Iterator[str]:

@@ -106,10 +106,13 @@ def test_folds_that_do_not_fit_take_turns_and_it_is_said_once(
     assert memory.epochs == 3 * len(FOLDS), "what was finished is not trained again"
 
 
-def test_one_model_that_does_not_fit_is_the_end(tiny: ExperimentConfig, tmp_path: Path) -> None:
-    for number, folds in enumerate([(0,), (0, 1)]):
+def test_one_model_that_does_not_fit_is_the_end(
+    tiny: ExperimentConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folds, promises in [((0,), 0), ((0, 1), 1)]:
         with Memory(0), pytest.raises(torch.OutOfMemoryError):
-            trained(RunSpec(tiny, tmp_path / str(number), folds=folds))
+            trained(RunSpec(tiny, tmp_path / str(promises), folds=folds))
+        assert len(caplog.records) == promises
 
 
 def test_workers_start_again_with_one_fold_at_a_time(cache: Path, tmp_path: Path, tiny: ExperimentConfig) -> None:

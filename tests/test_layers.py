@@ -29,6 +29,7 @@ LAYERS = (
         "caveats",
         "history",
         "objectives",
+        "price",
     ),
     ("distances", "distributed", "models", "neighbors", "kmeans", "data", "torch_defects"),
     ("losses", "see", "divide", "metrics"),
@@ -36,7 +37,10 @@ LAYERS = (
     ("epoch", "clustering", "checkpoint", "baseline", "statistics"),
     ("model_training", "fold_models", "training", "identity", "runs"),
     ("session", "plan", "tensorboard", "workers", "record", "repeats"),
-    ("train", "trial", "tuner", "repeating", "evaluate", "samplers", "search", "warm_start", "report"),
+    (
+        *("train", "trial", "tuner", "repeating", "probe", "evaluate", "samplers", "search", "warm_start"),
+        "report",
+    ),
     ("display", "phase_display", "phases", "tune"),
     ("cli",),
 )

@@ -97,6 +97,9 @@ class Resources(Model):
     """Models of a trial in memory at a time, one a fold; the others wait in their checkpoints. Where a GPU runs out of
     memory with several, a trial goes on with one at a time by itself."""
 
+    price_per_hour: float | None = Field(default=None, gt=0.0)
+    """Price of all machines together for an hour, in any currency: `--estimate` multiplies it. Unknown where null."""
+
     @field_validator("folds_at_a_time")
     @classmethod
     def _at_least_one_fold(cls, value: int | Literal["all"]) -> int | Literal["all"]:

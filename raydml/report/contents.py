@@ -35,6 +35,8 @@ class Trial(Model):
     """complete, pruned, failed, running."""
     value: float | None
     """Of a pruned trial: its last one."""
+    further: Metrics
+    """What a complete trial has of `StudyContents.minimize`, by name."""
     values: tuple[float, ...]
     """The searched metric after each epoch that Optuna was told of."""
     epochs: int
@@ -103,6 +105,8 @@ class StudyContents(Model):
     stamp: str
     """What a reader must know before quoting a number."""
     metric: str
+    minimize: tuple[str, ...]
+    """Further objectives, each to be small; none where the search had one."""
     base: dict[str, JsonValue]
     protocol: dict[str, JsonValue]
     space: dict[str, Dimension]
@@ -110,6 +114,8 @@ class StudyContents(Model):
     trials: tuple[Trial, ...]
     """Best first."""
     best: Best | None
+    front: tuple[int, ...]
+    """Numbers of the complete trials that no other beats in every objective, best by the metric first."""
     baseline: Metrics
     """Raw pixels on the same validation classes, without a split in the names; empty where none was computed yet."""
     importance: Importance

@@ -15,7 +15,17 @@ from raydml.caveats import stamp
 from raydml.config import ConfigError, Distribution, ExperimentConfig, dump
 from raydml.config.grammar import differences
 from raydml.history import Row, read_history, seconds_of
-from raydml.record import FAILURE, STATES, best_of, point_of, ranked, read_study, trial_directory
+from raydml.record import (
+    FAILURE,
+    STATES,
+    best_of,
+    pareto_front,
+    point_of,
+    ranked,
+    read_study,
+    trial_directory,
+    value_of,
+)
 from raydml.report.contents import Best, Budget, Change, Dimension, Importance, Metrics, StudyContents, Trial
 from raydml.report.reading import curves_of, plain, read_json, read_numbers
 from raydml.report.trainings import of_study, provenance_of
@@ -40,12 +50,14 @@ def study_contents(directory: Path) -> StudyContents:
         directory=str(directory),
         stamp=stamp(study),
         metric=study.search.metric,
+        minimize=study.search.minimize,
         base=plain(dump(study.base)),
         protocol=plain(dump(study.protocol)),
         space={path: _dimension(distribution) for path, distribution in distributions.items()},
         budget=_budget(study, memory, rows),
-        trials=tuple(_trial(trial, distributions, rows[trial.number]) for trial in ranked(begun)),
+        trials=tuple(_trial(trial, study, rows[trial.number]) for trial in ranked(begun)),
         best=_best(study, best_of(begun), rows),
+        front=tuple(trial.number for trial in pareto_front(begun)) if study.search.minimize else (),
         baseline=read_numbers(baseline) if baseline.exists() else {},
         importance=importance_of(memory, list(distributions)),
         identity=str(identity.get("hash")),
@@ -69,14 +81,15 @@ def _budget(study: Study, memory: optuna.Study, rows: Mapping[int, list[Row]]) -
     )
 
 
-def _trial(trial: FrozenTrial, distributions: Mapping[str, Distribution], rows: list[Row]) -> Trial:
+def _trial(trial: FrozenTrial, study: Study, rows: list[Row]) -> Trial:
     # A kill may have come before all parameters were drawn.
-    drawn = {path: distribution for path, distribution in distributions.items() if path in trial.params}
-    failed = trial.state == TrialState.FAIL
+    drawn = {path: distribution for path, distribution in study.distributions().items() if path in trial.params}
+    failed, complete = trial.state == TrialState.FAIL, trial.state == TrialState.COMPLETE
     return Trial(
         number=trial.number,
         state=STATES[trial.state],
-        value=trial.value,
+        value=value_of(trial),
+        further=dict(zip(study.search.minimize, trial.values[1:], strict=True)) if complete else {},
         values=tuple(trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)),
         epochs=len(rows),
         seconds=seconds_of(rows),
@@ -86,7 +99,8 @@ def _trial(trial: FrozenTrial, distributions: Mapping[str, Distribution], rows: 
 
 
 def _best(study: Study, trial: FrozenTrial | None, rows: Mapping[int, list[Row]]) -> Best | None:
-    if trial is None or trial.value is None:
+    value = None if trial is None else value_of(trial)
+    if trial is None or value is None:
         return None
     history = rows[trial.number]
     if not history:
@@ -95,7 +109,7 @@ def _best(study: Study, trial: FrozenTrial | None, rows: Mapping[int, list[Row]]
     folds = study.folds if len(study.folds) > 1 else ()
     return Best(
         number=trial.number,
-        value=trial.value,
+        value=value,
         changes=changes(study.base, study.experiment(point_of(trial, study.distributions()))),
         metrics=_of_split(last, "val/"),
         folds={fold: {f"val/{k}": v for k, v in _below(last, f"fold{fold}/val/").items()} for fold in folds},
@@ -125,8 +139,8 @@ def _below(row: Row, prefix: str) -> Metrics:
 
 
 def importance_of(memory: optuna.Study, paths: list[str]) -> Importance:
-    """Shares of the dimensions in the variance of the value, or why there are none."""
-    values = [t.value for t in memory.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    """Shares of the dimensions in the variance of the metric's value, or why there are none."""
+    values = [value_of(t) for t in memory.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     missing = None
     if len(values) < LEAST_TRIALS:
         missing = f"at least {LEAST_TRIALS} complete trials are needed to tell, and there are {len(values)}"
@@ -137,6 +151,8 @@ def importance_of(memory: optuna.Study, paths: list[str]) -> Importance:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(memory, evaluator=evaluator, params=paths)
+        found = optuna.importance.get_param_importances(
+            memory, evaluator=evaluator, params=paths, target=lambda trial: trial.values[0]
+        )
     shares = {path: float(share) for path, share in found.items()}
     return Importance(method=_METHOD, num_trials=len(values), shares=shares, missing=None)

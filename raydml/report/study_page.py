@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
-from raydml.report import study_plots
+from raydml.report import front, study_plots
 from raydml.report.blocks import NOTHING, Block, Heading, Paragraph, Picture, Table, duration, metric, shown, table
 from raydml.report.contents import Best, Provenance, StudyContents, Trial
 
@@ -23,6 +23,8 @@ def study_blocks(study: StudyContents) -> Iterator[Block]:
     yield _what_was_run(study)
     if study.best is not None:
         yield from _best(study, study.best)
+    if study.front:
+        yield from front.front_blocks(study)
     yield from _trials(study)
     yield from _space(study)
     yield Heading("Where the numbers come from", 3)
@@ -57,6 +59,7 @@ def _what_was_run(study: StudyContents) -> Table:
         ("epochs of all trials", str(budget.epochs)),
         ("time spent on them", duration(budget.seconds)),
         ("metric", study.metric),
+        *((("kept small", ", ".join(study.minimize)),) if study.minimize else ()),
         ("protocol", shown(study.protocol)),
         *((path, shown(_at(study.base, path))) for path in settings if path not in study.space),
     ]
@@ -98,17 +101,19 @@ def _trials(study: StudyContents) -> Iterator[Block]:
         yield Paragraph("No trial has begun.")
         return
     yield Picture(study_plots.history(study), "Value of every trial, in the order they were begun")
-    header = ("trial", "state", "epochs", study.metric, *study.space)
-    rows = [_row(study, trial) for trial in study.trials]
+    measured = [name for name in study.minimize if name not in study.space]
+    header = ("trial", "state", "epochs", study.metric, *measured, *study.space)
+    rows = [_row(study, trial, measured) for trial in study.trials]
     yield table("Complete ones first, best first; of a pruned one its last value", header, rows, words=(1,))
     failures = [(str(trial.number), trial.failure) for trial in study.trials if trial.failure is not None]
     if failures:
         yield table("Why trials failed", ("trial", "reason"), failures, words=(1,))
 
 
-def _row(study: StudyContents, trial: Trial) -> tuple[str, ...]:
+def _row(study: StudyContents, trial: Trial, measured: Sequence[str]) -> tuple[str, ...]:
+    further = (shown(trial.further[name]) if trial.further else NOTHING for name in measured)
     values = (shown(trial.point[path]) if path in trial.point else NOTHING for path in study.space)
-    return (str(trial.number), trial.state, str(trial.epochs), metric(trial.value), *values)
+    return (str(trial.number), trial.state, str(trial.epochs), metric(trial.value), *further, *values)
 
 
 def _space(study: StudyContents) -> Iterator[Block]:
