@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from raydml.config import PRESETS, Protocol, dump
+from raydml.config import PRESETS, ExperimentConfig, Protocol, dump
 from raydml.config.grammar import differences
 from raydml.space import Study
 
@@ -66,3 +66,87 @@ def _changed(prefix: str, asked: Mapping[str, object], found: Mapping[str, objec
             yield f"{prefix}{path} {'left out' if after is None else 'added'}"
         else:
             yield f"{prefix}{path}={after} instead of {before}"
+
+
+def differences_from_mlrc(study: Study) -> tuple[str, ...]:
+    """Where a study with the preset `mlrc` is not what Musgrave, Belongie and Lim (2020) ran, beyond `departures`.
+
+    Their settings are those of their published configurations; what raydml cannot do comes first.
+    """
+    return (*_never_as_in_mlrc(study), *_data_unlike_mlrc(study.base), *_model_unlike_mlrc(study))
+
+
+def _never_as_in_mlrc(study: Study) -> Iterator[str]:
+    epochs = study.base.training.num_epochs
+    yield (
+        f"a trial's value is that of its last epoch, after {epochs} epochs; theirs is the best one, on the validation "
+        "classes it is chosen by, looked at every 2 epochs until 9 looks bring nothing better"
+    )
+    yield (
+        "the interval is over fresh seeds alone; theirs pools them with the trial that was selected, which makes its "
+        "mean a little too high"
+    )
+    if study.search.sampler == "gp":
+        startup = study.search.startup_trials
+        yield f"the sampler gp is Optuna's, after {startup} trials without a model; theirs is Ax's, after a Sobol start"
+    else:
+        yield f"search.sampler is {study.search.sampler}; theirs is a Gaussian process with expected improvement (Ax)"
+    if study.search.metric != "val/map@r":
+        yield f"search.metric is {study.search.metric}; theirs is MAP@R"
+    if study.search.start:
+        yield f"start points that are tried first: {len(study.search.start)}; theirs none"
+    yield "the untuned base meets the test classes beside the winner; theirs only the winner"
+
+
+def _data_unlike_mlrc(base: ExperimentConfig) -> Iterator[str]:
+    data = base.data
+    if data.kind == "folder":
+        sizes = (data.image_size, data.input_size)
+        if sizes != (256, 227):
+            yield f"images are resized to {sizes[0]} and cropped to {sizes[1]}; theirs 256 and 227"
+    else:
+        yield f"the images are {data.kind}; theirs CUB-200-2011, Cars196 and Stanford Online Products"
+    augment = (data.augment.smallest_crop, data.augment.widest_aspect, data.augment.flip)
+    if (augment[0], round(augment[1], 2), augment[2]) != (0.16, 1.33, 0.5):
+        yield (
+            f"crops of at least {augment[0]:g} of the image, sides up to {augment[1]:.3g} to 1, flipped with "
+            f"probability {augment[2]:g}; theirs 0.16, 1.33 and 0.5"
+        )
+    if (data.batch_size, data.samples_per_class) != (32, 4):
+        slots = data.batch_size // data.samples_per_class
+        yield f"a batch is {slots} class slots of {data.samples_per_class} images; theirs 8 classes of 4"
+    if base.training.steps_per_epoch != 100:
+        steps = base.training.steps_per_epoch
+        length = "once through the training images" if steps is None else f"{steps} steps"
+        yield f"an epoch is {length}; theirs 100 steps"
+
+
+def _model_unlike_mlrc(study: Study) -> Iterator[str]:
+    model, optimizer, schedule = study.base.model, study.base.optimizer, study.base.schedule
+    yield f"the backbone is {model.backbone} (weights: {model.weights}); theirs BN-Inception from ImageNet"
+    if model.embedding_dim != 128:
+        yield f"embeddings have {model.embedding_dim} dimensions; theirs 128"
+    if model.batch_norm != "frozen":
+        yield f"BatchNorm is {model.batch_norm}; theirs frozen"
+    yield (
+        f"the optimizer is {optimizer.kind} (lr {optimizer.lr:g}, weight_decay {optimizer.weight_decay:g}); theirs "
+        "RMSprop (lr 1e-06, weight decay 0.0001, momentum 0.9) for every loss"
+    )
+    if schedule.kind != "constant" or schedule.warmup_epochs:
+        warm_up = f" after a warm-up of {schedule.warmup_epochs:g} epochs" if schedule.warmup_epochs else ""
+        yield f"the learning rate follows a {schedule.kind} schedule{warm_up}; theirs is constant"
+    yield from _searched_unlike_mlrc(study)
+
+
+def _searched_unlike_mlrc(study: Study) -> Iterator[str]:
+    path = "optimizer.loss_lr"
+    limits = study.distributions().get(path)
+    if limits is None:
+        yield f"{path} is not searched; theirs is, from 1e-06 to 1, for losses with parameters of their own"
+    elif limits.choices:
+        yield f"{path} is one of {', '.join(map(str, limits.choices))}; theirs anything from 1e-06 to 1"
+    elif not limits.log or (limits.low, limits.high) != (1e-6, 1.0):
+        yield f"{path} is searched from {limits.low:g} to {limits.high:g}; theirs from 1e-06 to 1, in logarithms"
+    others = sorted(name for name in study.space if name != path and not name.startswith("loss."))
+    if others:
+        yield f"searched too: {', '.join(others)}; theirs only the loss and its learning rate"

@@ -18,11 +18,13 @@ from raydml.report import rendering
 from raydml.report.blocks import Block, Heading, Paragraph
 from raydml.report.comparison import comparison_of
 from raydml.report.contents import Contents
+from raydml.report.finals_page import winners_blocks
 from raydml.report.reading import Found, find
 from raydml.report.runs_page import runs_blocks
 from raydml.report.study import study_contents
 from raydml.report.study_page import study_blocks
 from raydml.report.trainings import run_contents
+from raydml.report.winners import winners_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def contents_of(found: Found, *, metric: str | None = None) -> Contents:
     metrics = {study.metric for study in studies}
     preferred = metrics.pop() if len(metrics) == 1 else None
     comparison, notes = comparison_of(runs, metric=metric, preferred=preferred)
-    return Contents(studies=studies, runs=runs, comparison=comparison, notes=tuple(notes))
+    return Contents(studies=studies, runs=runs, comparison=comparison, winners=winners_of(studies), notes=tuple(notes))
 
 
 def blocks_of(contents: Contents) -> list[Block]:
@@ -65,6 +67,8 @@ def blocks_of(contents: Contents) -> list[Block]:
     blocks += [Paragraph(f"{note}.", warning=True) for note in contents.notes]
     for study in contents.studies:
         blocks += study_blocks(study)
+    if contents.winners:
+        blocks += winners_blocks(contents.winners)
     if contents.runs:
         blocks += runs_blocks(contents.runs, contents.comparison)
     return blocks

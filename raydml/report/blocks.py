@@ -67,6 +67,18 @@ def plus_minus(mean: float, half_width: float | None) -> str:
     return f"{mean:.4f}" if half_width is None else f"{mean:.4f} +- {half_width:.4f}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """`0.3912 to 0.4334`."""
+    return NOTHING if low is None or high is None else f"{low:.4f} to {high:.4f}"
+
+
+def probability(value: float | None) -> str:
+    """A p-value with four digits."""
+    if value is None:
+        return NOTHING
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
 def shown(value: JsonValue) -> str:
     """A setting: a number with four significant digits, a list in brackets, anything else as it is."""
     match value:

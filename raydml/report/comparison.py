@@ -6,7 +6,6 @@ import itertools
 import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 
 from pydantic import JsonValue
@@ -14,7 +13,8 @@ from pydantic import JsonValue
 from raydml import statistics
 from raydml.config import ConfigError, ExperimentConfig, dump
 from raydml.config.grammar import differences, unknown_key
-from raydml.report.contents import Change, Comparison, Group, MeanOfSeeds, Pair, RunContents
+from raydml.report.contents import Change, Comparison, Group, Pair, RunContents
+from raydml.report.estimates import mean_of
 from raydml.statistics import Estimate, Run
 
 _PREFERRED = ("val/map@r", "test/map@r")
@@ -141,16 +141,12 @@ def _group(name: str, settings: Plain, runs: Sequence[RunContents], values: Mapp
         runs=tuple(run.name for run in runs),
         seeds=tuple(sorted({run.seed for run in runs})),
         folds=tuple(sorted(folds, key=lambda fold: -1 if fold is None else fold)),
-        means={metric: _mean(_of_seeds(of_metric)) for metric, of_metric in values.items()},
+        means={metric: mean_of(_of_seeds(of_metric)) for metric, of_metric in values.items()},
     )
 
 
 def _of_seeds(values: Values) -> Estimate:
     return statistics.estimate(list(statistics.by_seed(values).values()))
-
-
-def _mean(found: Estimate) -> MeanOfSeeds:
-    return MeanOfSeeds(**asdict(found))
 
 
 def _pairs(groups: Mapping[str, Mapping[str, Values]]) -> Iterator[Pair]:
@@ -170,7 +166,7 @@ def _pairs(groups: Mapping[str, Mapping[str, Values]]) -> Iterator[Pair]:
                 first=first,
                 second=second,
                 num_pairs=compared.num_pairs,
-                difference=_mean(compared.difference),
+                difference=mean_of(compared.difference),
                 p=compared.p,
                 p_adjusted=None if compared.p is None else next(adjusted),
                 detectable=compared.detectable,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from raydml.config import Model, Scalar
+from raydml.report.estimates import MeanOfSeeds
+from raydml.report.phases import Confirmation, Final, Plan, WinnersPair
 
 Metrics = dict[str, float]
 
@@ -119,6 +121,13 @@ class StudyContents(Model):
     baseline: Metrics
     """Raw pixels on the same validation classes, without a split in the names; empty where none was computed yet."""
     importance: Importance
+    plan: Plan
+    confirm: Confirmation | None
+    """None where the protocol has no such phase, or nothing of it has run."""
+    final: Final | None
+    """None where the protocol has no such phase, or nothing of it has run."""
+    looks: dict[str, int]
+    """How often test classes were looked at, by the model's folder within the study; looks by hand count too."""
     identity: str
     provenance: Provenance
 
@@ -151,15 +160,6 @@ class RunContents(Model):
     def finished(self) -> bool:
         """Whether it reached its last epoch: others are no repetition of it."""
         return self.epochs >= self.num_epochs
-
-
-class MeanOfSeeds(Model):
-    """Mean over seeds of the mean over folds, with the 95 % interval by Student's t."""
-
-    n: int
-    mean: float
-    deviation: float | None
-    half_width: float | None
 
 
 class Group(Model):
@@ -210,5 +210,7 @@ class Contents(Model):
     runs: tuple[RunContents, ...]
     comparison: Comparison | None
     """None where no run has finished."""
+    winners: tuple[WinnersPair, ...]
+    """Every pair of the studies whose winners met the test classes."""
     notes: tuple[str, ...]
     """What was left out, and why."""

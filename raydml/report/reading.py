@@ -13,8 +13,10 @@ from raydml.config import ConfigError
 from raydml.history import Row, numbers
 from raydml.report.contents import Curves
 
-# Folders of a study that hold runs of one experiment each.
+# Where a folder holds runs of one experiment each. A study's page reports on its confirming and final runs itself.
 _RUNS = ("train/*",)
+# `<study>/confirm`, `<study>/trials`: named by themselves they are runs.
+_RUNS_OF_A_PHASE = (*_RUNS, "*")
 _NO_CURVE = ("epoch", "step")
 
 
@@ -47,8 +49,10 @@ def find(names: Sequence[str]) -> Found:
 def _of_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     if (folder / "config.yaml").is_file():
         return [], [folder]
-    runs = [run for pattern in _RUNS for run in sorted(folder.glob(pattern)) if (run / "config.yaml").is_file()]
-    return ([folder] if (folder / "optuna.journal").is_file() else []), runs
+    of_search = (folder / "optuna.journal").is_file()
+    patterns = _RUNS if of_search else _RUNS_OF_A_PHASE
+    runs = [run for pattern in patterns for run in sorted(folder.glob(pattern)) if (run / "config.yaml").is_file()]
+    return [folder] if of_search else [], runs
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -15,14 +15,14 @@ from raydml.report.blocks import (
     duration,
     metric,
     plus_minus,
+    probability,
     shown,
     table,
 )
 from raydml.report.contents import Comparison, Group, Pair, RunContents
+from raydml.report.estimates import FEW_SEEDS
 from raydml.report.study_page import RECONSTRUCTION, provenance_table
 
-# The interval is honest about few seeds, but it also plans with their deviation, which is known too badly for that.
-_FEW_SEEDS = 5
 _MOST_COLUMNS = 4
 
 
@@ -70,10 +70,10 @@ def _groups(comparison: Comparison) -> Iterator[Block]:
     yield _means(comparison)
     if any(comparison.metric in group.means for group in groups):
         yield Picture(run_plots.means(comparison), f"{comparison.metric}: mean over seeds and 95 % interval")
-    few = [group.name for group in groups if 1 < len(group.seeds) < _FEW_SEEDS]
+    few = [group.name for group in groups if 1 < len(group.seeds) < FEW_SEEDS]
     if few:
         yield Paragraph(
-            f"Fewer than {_FEW_SEEDS} seeds in {', '.join(few)}: the deviation of so few is often far too small, and "
+            f"Fewer than {FEW_SEEDS} seeds in {', '.join(few)}: the deviation of so few is often far too small, and "
             "with it the number of seeds needed.",
             warning=True,
         )
@@ -124,17 +124,11 @@ def _pair(pair: Pair, *, several: bool) -> tuple[str, ...]:
         pair.metric,
         str(pair.difference.n),
         plus_minus(pair.difference.mean, pair.difference.half_width),
-        _probability(pair.p),
-        *((_probability(pair.p_adjusted),) if several else ()),
+        probability(pair.p),
+        *((probability(pair.p_adjusted),) if several else ()),
         metric(pair.detectable),
         NOTHING if pair.seeds_needed is None else str(pair.seeds_needed),
     )
-
-
-def _probability(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def _every_run(runs: Sequence[RunContents], comparison: Comparison | None) -> Table:

@@ -26,8 +26,14 @@ from raydml.record import (
     trial_directory,
     value_of,
 )
+from raydml.report.confirmation import confirmation_of
 from raydml.report.contents import Best, Budget, Change, Dimension, Importance, Metrics, StudyContents, Trial
+from raydml.report.finals import final_of
+from raydml.report.looks import looks_of
+from raydml.report.phases import Spent
+from raydml.report.plan import plan_of
 from raydml.report.reading import curves_of, plain, read_json, read_numbers
+from raydml.report.repetitions import without_cache
 from raydml.report.trainings import of_study, provenance_of
 from raydml.space import Study, read
 
@@ -60,6 +66,10 @@ def study_contents(directory: Path) -> StudyContents:
         front=tuple(trial.number for trial in pareto_front(begun)) if study.search.minimize else (),
         baseline=read_numbers(baseline) if baseline.exists() else {},
         importance=importance_of(memory, list(distributions)),
+        plan=plan_of(study, directory, _spent(rows)),
+        confirm=confirmation_of(study, directory, begun),
+        final=final_of(study, directory, begun),
+        looks=looks_of(directory),
         identity=str(identity.get("hash")),
         provenance=provenance_of(of_study(identity)),
     )
@@ -76,6 +86,15 @@ def _budget(study: Study, memory: optuna.Study, rows: Mapping[int, list[Row]]) -
     return Budget(
         states={name: states[name] for name in STATES.values() if states[name]},
         trials_asked=study.search.num_trials,
+        epochs=sum(len(of_trial) for of_trial in rows.values()),
+        seconds=sum(seconds_of(of_trial) for of_trial in rows.values()),
+    )
+
+
+def _spent(rows: Mapping[int, list[Row]]) -> Spent:
+    return Spent(
+        phase="search",
+        runs=len(rows),
         epochs=sum(len(of_trial) for of_trial in rows.values()),
         seconds=sum(seconds_of(of_trial) for of_trial in rows.values()),
     )
@@ -119,15 +138,8 @@ def _best(study: Study, trial: FrozenTrial | None, rows: Mapping[int, list[Row]]
 
 def changes(before: ExperimentConfig, after: ExperimentConfig) -> tuple[Change, ...]:
     """Dotted paths at which two experiments differ, but for the place of the cache."""
-    found = differences(_without_cache(before), _without_cache(after))
+    found = differences(without_cache(before), without_cache(after))
     return tuple(Change.model_validate({"path": path, "before": a, "after": b}) for path, a, b in found)
-
-
-def _without_cache(config: ExperimentConfig) -> dict[str, object]:
-    raw = dump(config)
-    data = raw["data"]
-    assert isinstance(data, dict)
-    return {**raw, "data": {key: value for key, value in data.items() if key != "cache"}}
 
 
 def _of_split(row: Row, split: str) -> Metrics:

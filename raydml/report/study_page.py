@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from raydml.report import front, study_plots
 from raydml.report.blocks import NOTHING, Block, Heading, Paragraph, Picture, Table, duration, metric, shown, table
 from raydml.report.contents import Best, Provenance, StudyContents, Trial
+from raydml.report.phases_page import phases_blocks
 
 RECONSTRUCTION = (
     "The Margin-based Discriminate Loss is raydml's reconstruction from the abstract of Sun, Tang and Bai (2018): "
@@ -21,6 +22,7 @@ def study_blocks(study: StudyContents) -> Iterator[Block]:
     yield Heading(f"Search: {study.name}", 2)
     yield from _warnings(study)
     yield _what_was_run(study)
+    yield from phases_blocks(study)
     if study.best is not None:
         yield from _best(study, study.best)
     if study.front:
@@ -60,7 +62,6 @@ def _what_was_run(study: StudyContents) -> Table:
         ("time spent on them", duration(budget.seconds)),
         ("metric", study.metric),
         *((("kept small", ", ".join(study.minimize)),) if study.minimize else ()),
-        ("protocol", shown(study.protocol)),
         *((path, shown(_at(study.base, path))) for path in settings if path not in study.space),
     ]
     return table("What was run", ("", ""), rows, words=(0, 1))
@@ -74,7 +75,7 @@ def _at(raw: dict[str, JsonValue], path: str) -> JsonValue:
 
 
 def _best(study: StudyContents, best: Best) -> Iterator[Block]:
-    yield Heading(f"The best: trial {best.number}", 3)
+    yield Heading(f"The best of the search: trial {best.number}", 3)
     if best.changes:
         rows = [(change.path, shown(change.before), shown(change.after)) for change in best.changes]
         yield table("Its configuration, where it is not the base", ("setting", "base", "best"), rows)

@@ -13,6 +13,7 @@ from raydml.report.contents import Metrics, ModelMetrics, Provenance, RunContent
 from raydml.report.reading import curves_of, plain, read_json, read_numbers
 
 _SPLITS = ("val", "test")
+_OF_A_STUDY = ("trials", "confirm", "final")
 
 
 def run_contents(directory: Path) -> RunContents:
@@ -45,15 +46,16 @@ def _config(path: Path) -> ExperimentConfig:
 def _meta(directory: Path) -> dict[str, object]:
     """What the first checkpoint says of its training; a search keeps those of its best trials only.
 
-    Of a trial without one, its study knows as much: a single model of a trial has left out the first fold.
+    Of a run without one, its study knows as much: a single model of a trial, or of its confirmation, has left out the
+    first fold.
     """
     found = [*directory.glob("checkpoint/meta.json"), *sorted(directory.glob("fold*/checkpoint/meta.json"))]
     if found:
         return read_json(found[0])
     identity = directory.parent.parent / "identity.json"
-    if directory.parent.name == "trials" and identity.exists():
-        known = read_json(identity)
-        return {**of_study(known), "fold": 0}
+    if directory.parent.name in _OF_A_STUDY and identity.exists():
+        known = of_study(read_json(identity))
+        return known if directory.parent.name == "final" else {**known, "fold": 0}
     return {}
 
 
@@ -77,7 +79,12 @@ def provenance_of(meta: dict[str, object]) -> Provenance:
 def _models(directory: Path, rows: Sequence[Row], meta: dict[str, object]) -> list[ModelMetrics]:
     """Metrics of each model: those of folds in lockstep bear the fold in their name."""
     last = rows[-1] if rows else {}
-    folds = sorted({int(found[1]) for name in last if (found := re.match(r"fold(\d+)/val/", name))})
+    named = [found[1] for name in last if (found := re.match(r"fold(\d+)/val/", name))]
+    # Models of a final run need not have been validated.
+    evaluated = [
+        path.parents[2].name.removeprefix("fold") for path in directory.glob("fold*/evaluation/*/metrics.json")
+    ]
+    folds = sorted({int(fold) for fold in (*named, *evaluated)})
     if not folds:
         fold = meta.get("fold")
         validated = {name: value for name, value in last.items() if name.startswith("val/")}
