@@ -108,6 +108,11 @@ def remove(run: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def read_config(directory: Path) -> ExperimentConfig:
+    """The experiment of a checkpoint, as `load_objective` gives it, without its weights."""
+    return _config(read_meta(directory))
+
+
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     packages = {package: version(package) for package in _PACKAGES}

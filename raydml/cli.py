@@ -11,27 +11,27 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
 
-from raydml import budget, plan
+from raydml import plan
 from raydml.caveats import stamp
 from raydml.config import ConfigError, EvaluateOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import set_at, unknown_key, validate
 from raydml.overrides import parse_assignment
 from raydml.space import Study, read_with_notes
 
-if TYPE_CHECKING:
-    from raydml import tune
-
 M = TypeVar("M", bound=BaseModel)
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _OVERRIDES = ("path=value", "e.g. loss.margin=0.3")
+_MORE_RUNS = {
+    "evaluate": ("RUN|path=value", "more runs; split=test"),
+    "report": ("RUN|path=value", "more runs; out=FOLDER"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,7 +75,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         command = commands.add_parser(name, prog=f"python -m raydml.{name}", description=text, help=text)
         command.set_defaults(run=run)
         command.add_argument("what", metavar=what, help=text)
-        rest = ("RUN|path=value", "more runs; out=FOLDER") if name == "report" else _OVERRIDES
+        rest = _MORE_RUNS.get(name, _OVERRIDES)
         command.add_argument("overrides", nargs="*", default=[], metavar=rest[0], help=rest[1])
         if name == "report":
             command.set_defaults(verbose=False)
@@ -101,7 +101,7 @@ def _tune(arguments: argparse.Namespace) -> int:
         plan.print_plan(study, console, trainings=trials, folds=folds, searched=True)
         return _estimate(study, console, verbose=arguments.verbose) if arguments.estimate else DONE
     from raydml import tune
-    from raydml.display import leaderboard
+    from raydml.conclusion import conclude
 
     console.print(f"{study.name}: {stamp(study)}", highlight=False, soft_wrap=True)
     try:
@@ -109,8 +109,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     except tune.PhaseFailedError as error:
         print(f"error: {error}; the same command tries again", file=sys.stderr)
         return FAILED
-    console.print(leaderboard(study, result.trials))
-    return _conclude(study, result, console)
+    conclude(study, result, console)
+    return DONE if result.best is not None else FAILED
 
 
 def _estimate(study: Study, console: Console, *, verbose: bool) -> int:
@@ -123,37 +123,6 @@ def _estimate(study: Study, console: Console, *, verbose: bool) -> int:
         print(f"error: the probe failed: {error}", file=sys.stderr)
         return FAILED
     plan.print_estimate(study, speed, console, at_a_time=at_a_time)
-    return DONE
-
-
-def _conclude(study: Study, result: tune.SearchResult, console: Console) -> int:
-    from raydml.record import value_of
-
-    metric = study.search.metric
-    raw = result.baseline[metric.removeprefix("val/")]
-    time_is_up = budget.closing_lines(
-        seconds=result.seconds,
-        max_hours=study.search.max_hours,
-        ended=sum(trial.state.is_finished() for trial in result.trials),
-        num_trials=study.search.num_trials,
-        paused=sum(trial.state.name == "RUNNING" for trial in result.trials),
-    )
-    if result.best is None:
-        for line in (f"no trial completed; raw pixels: {metric} {raw:.4f}", *time_is_up):
-            console.print(line, highlight=False, soft_wrap=True)
-        return FAILED
-    value = value_of(result.best) or 0.0
-    ratio = f", {value / raw:.1f} x raw pixels ({raw:.4f})" if raw > 0 else ""
-    lines = (
-        f"best: trial {result.best.number}, {metric} {value:.4f}{ratio}",
-        "a search reports its luckiest trial: expect less from a fresh seed",
-        f"study: {result.directory}",
-        f"  next: python -m raydml.evaluate {result.directory / 'best.yaml'}",
-        f"        tensorboard --logdir {result.directory}",
-        *time_is_up,
-    )
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
     return DONE
 
 
@@ -201,42 +170,29 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     console = _console()
-    options = _only_own_options(arguments.overrides, EvaluateOptions)
-    if not Path(arguments.what).expanduser().exists():
-        raise ConfigError(f"{arguments.what}: no such run")
-    from raydml.evaluate import run_evaluation
+    runs, overrides = _runs_and_options(arguments)
+    options = _only_own_options(overrides, EvaluateOptions)
+    from raydml.display import evaluation_table
+    from raydml.embedding import EmbeddingFailedError
+    from raydml.evaluate import run_evaluations
 
     try:
-        evaluation = run_evaluation(arguments.what, verbose=arguments.verbose, **dict(options))
-    except ConfigError:
-        raise
-    except ValueError as error:  # embeddings that nothing can be computed from
-        raise ConfigError(f"{arguments.what}: {error}") from None
-    table = Table(title=f"{evaluation.split}: retrieval of unseen classes" if evaluation.split != "train" else "train")
-    table.add_column("metric")
-    table.add_column("embeddings", justify="right")
-    if evaluation.baseline is not None:
-        table.add_column("raw pixels", justify="right")
-    for name, value in evaluation.metrics.items():
-        places = 0 if name.startswith("num_") else 4
-        raw = [] if evaluation.baseline is None else [f"{evaluation.baseline[name]:.{places}f}"]
-        table.add_row(name, f"{value:.{places}f}", *raw)
-    console.print(table)
-    if evaluation.synthetic:
-        console.print("synthetic images", highlight=False)
-    console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
+        for evaluation in run_evaluations(runs, options, verbose=arguments.verbose):
+            console.print(evaluation.name, highlight=False, soft_wrap=True)
+            console.print(evaluation_table(evaluation))
+            if evaluation.synthetic:
+                console.print("synthetic images", highlight=False)
+            console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
+    except EmbeddingFailedError as error:
+        print(f"error: the images could not be embedded: {error}", file=sys.stderr)
+        return FAILED
     return DONE
 
 
 def _report(arguments: argparse.Namespace) -> int:
     console = _console()
-    # A folder may have any name; what is one is a run.
-    options = [text for text in arguments.overrides if "=" in text and not Path(text).expanduser().exists()]
-    runs = [arguments.what, *(text for text in arguments.overrides if text not in options)]
+    runs, options = _runs_and_options(arguments)
     own = _only_own_options(options, ReportOptions)
-    for run in runs:
-        if not Path(run).expanduser().exists():
-            raise ConfigError(f"{run}: no such run")
     from raydml.report import report
 
     found = report(runs, **dict(own))
@@ -245,6 +201,17 @@ def _report(arguments: argparse.Namespace) -> int:
     for ending in ("html", "md", "tex", "json"):
         console.print(f"written: {found.directory / f'report.{ending}'}", highlight=False, soft_wrap=True)
     return DONE
+
+
+def _runs_and_options(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What a command looks at and how. Raises ConfigError where a run does not exist."""
+    # A folder may have any name; what is one is a run.
+    options = [text for text in arguments.overrides if "=" in text and not Path(text).expanduser().exists()]
+    runs = [arguments.what, *(text for text in arguments.overrides if text not in options)]
+    for run in runs:
+        if not Path(run).expanduser().exists():
+            raise ConfigError(f"{run}: no such run")
+    return runs, options
 
 
 def _clusters(row: Mapping[str, float]) -> str:

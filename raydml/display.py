@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a table that lives in a terminal, plain lines elsewhere."""
+"""What a person sees of a search while it runs (a table in a terminal, plain lines elsewhere), and of an evaluation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raydml.config import Scalar
+from raydml.evaluate import Evaluation
 from raydml.objectives import described
 from raydml.record import FAILURE, STATES, best_of, pareto_front, point_of, ranked, value_of
 from raydml.space import Study
@@ -163,3 +164,17 @@ def _further(study: Study, trial: FrozenTrial) -> dict[str, Scalar]:
     point = point_of(trial, study.distributions())
     further = zip(study.search.minimize, trial.values[1:], strict=True)
     return {name: point.get(name, value) for name, value in further}
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Metrics of one evaluation beside those of raw pixels."""
+    table = Table(title=f"{evaluation.split}: retrieval of unseen classes" if evaluation.split != "train" else "train")
+    table.add_column("metric")
+    table.add_column("embeddings", justify="right")
+    if evaluation.baseline is not None:
+        table.add_column("raw pixels", justify="right")
+    for name, value in evaluation.metrics.items():
+        places = 0 if name.startswith("num_") else 4
+        raw = [] if evaluation.baseline is None else [f"{evaluation.baseline[name]:.{places}f}"]
+        table.add_row(name, f"{value:.{places}f}", *raw)
+    return table

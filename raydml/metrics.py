@@ -27,6 +27,7 @@ from raydml.neighbors import blocks, nearest
 
 Rows = Tensor | npt.NDArray[np.floating]
 Labels = Tensor | npt.NDArray[np.integer]
+Engine = Literal["rank", "faiss"]
 
 # Below this many rows or columns a matrix product may round the same sum differently, and a tie be missed.
 _SAFE_GEMM = 16
@@ -48,6 +49,40 @@ class Ranks(NamedTuple):
     """Whether a negative has exactly the similarity of the nearest positive; bool."""
 
 
+class QueryMetrics(NamedTuple):
+    """Metrics of each query that has a positive, before anything is averaged."""
+
+    values: dict[str, Tensor]
+    """`recall@k` for each k, `map@r`, `r_precision` and `tied_queries`, each (Q,) float64 in [0, 1]."""
+
+    labels: Tensor
+    """(Q,) int64."""
+
+    num_without_positive: int
+    """Queries that were left out."""
+
+    def means(self) -> dict[str, float]:
+        """Over all queries, with their numbers: what `retrieval_metrics` returns."""
+        return {
+            **{name: float(values.mean()) for name, values in self.values.items()},
+            "num_queries": float(len(self.labels)),
+            "num_queries_without_positive": float(self.num_without_positive),
+        }
+
+    def class_means(self) -> dict[int, dict[str, float]]:
+        """By label, in rising order: `num_queries`, and means over the queries of the class.
+
+        Weighted with `num_queries` they add up to `means`.
+        """
+        labels, place, counts = self.labels.unique(return_inverse=True, return_counts=True)
+        table = {"num_queries": counts.tolist()}
+        for name, values in self.values.items():
+            sums = values.new_zeros(len(labels)).index_add_(0, place, values)
+            table[name] = (sums / counts).tolist()
+        rows = zip(*table.values(), strict=True)
+        return {label: dict(zip(table, row, strict=True)) for label, row in zip(labels.tolist(), rows, strict=True)}
+
+
 def retrieval_metrics(
     query: Rows,
     query_labels: Labels,
@@ -55,7 +90,7 @@ def retrieval_metrics(
     gallery_labels: Labels | None = None,
     *,
     recall_at: Sequence[int] = (1, 2, 4, 8),
-    engine: Literal["rank", "faiss"] = "rank",
+    engine: Engine = "rank",
 ) -> dict[str, float]:
     """Retrieval metrics of unit embeddings (Q, D) in a gallery (M, D), or among themselves where it is None.
 
@@ -66,6 +101,19 @@ def retrieval_metrics(
     Raises ValueError where embeddings are not finite, labels are no integers, shapes disagree or no query has a
     positive.
     """
+    return query_metrics(query, query_labels, gallery, gallery_labels, recall_at=recall_at, engine=engine).means()
+
+
+def query_metrics(
+    query: Rows,
+    query_labels: Labels,
+    gallery: Rows | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    recall_at: Sequence[int] = (1, 2, 4, 8),
+    engine: Engine = "rank",
+) -> QueryMetrics:
+    """As `retrieval_metrics`, query by query."""
     q, q_labels = _checked(query, query_labels, "query")
     if gallery is None or gallery_labels is None:
         if gallery is not None or gallery_labels is not None:
@@ -87,14 +135,13 @@ def retrieval_metrics(
     deepest = max(recall_at, default=1)
     with _exact_products():
         ranks = count(q[rows], q_labels[rows], g, g_labels, None if own is None else own[rows], deepest)
-    return {
-        **{f"recall@{k}": float((ranks.first <= k).double().mean()) for k in recall_at},
-        "map@r": float(ranks.average_precision_at_r.mean()),
-        "r_precision": float(ranks.r_precision.mean()),
-        "tied_queries": float(ranks.tied.double().mean()),
-        "num_queries": float(len(rows)),
-        "num_queries_without_positive": float(len(q) - len(rows)),
+    values = {
+        **{f"recall@{k}": (ranks.first <= k).double() for k in recall_at},
+        "map@r": ranks.average_precision_at_r,
+        "r_precision": ranks.r_precision,
+        "tied_queries": ranks.tied.double(),
     }
+    return QueryMetrics(values, q_labels[rows], len(q) - len(rows))
 
 
 def _checked(rows: Rows, labels: Labels, name: str) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,9 @@ from torch import nn
 
 from raydml import checkpoint, yamlfile
 from raydml.config import ConfigError
+
+# Folders of a study that hold runs, and the classes that those are looked at on.
+_RUNS: Mapping[str, Literal["val", "test"]] = {"trials": "val", "confirm": "val", "final": "test", "train": "test"}
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,15 @@ class TrainedModel:
     def study(self) -> Path | None:
         """The folder of the study it belongs to, where it lies in one."""
         run = self._run()
-        return run.parent.parent if run.parent.name in ("trials", "train") else None
+        return run.parent.parent if run.parent.name in _RUNS else None
 
     @property
     def default_split(self) -> Literal["val", "test"]:
-        """`val` for a trial of a search, which must not see test classes; else `test`."""
-        return "val" if self._run().parent.name == "trials" else "test"
+        """`val` for a trial of a search and for what confirms it, which must not see test classes; else `test`."""
+        return _RUNS.get(self._run().parent.name, "test")
 
     def _run(self) -> Path:
-        """`<study>/trials/0007` or `<study>/train/<hash>`, if the checkpoint lies where a run leaves it."""
+        """`<study>/trials/0007`, `<study>/train/<hash>` ..., if the checkpoint lies where a run leaves it."""
         above = self.directory
         return above.parent if above.name.startswith("fold") else above
 
@@ -49,14 +53,40 @@ def resolve(run: str | Path, *, fold: int | None = None) -> TrainedModel:
 
     `fold` chooses where a run has several. Raises ConfigError naming what there is to choose from.
     """
-    path = Path(run).expanduser().resolve()
-    if not path.exists():
-        raise ConfigError(f"{run}: no such run")
-    folder = _checkpoint_folder(path, fold)
+    folder = _checkpoint_folder(_existing(run), fold)
     left_out = checkpoint.read_meta(folder)["fold"]
     if fold is not None and fold != left_out:
         raise ConfigError(f"{run}: its only model has {_left_out(left_out)}, but got fold={fold}")
     return TrainedModel(folder, left_out)
+
+
+def resolve_folds(run: str | Path) -> tuple[TrainedModel, ...]:
+    """The models of a run that has one for each of several folds, by fold; a study stands for its best trial.
+
+    Raises ConfigError where there are no such models, or one of them is ahead of another.
+    """
+    path = _existing(run)
+    best = path if path.is_file() else path / "best.yaml"
+    folds = _checkpoints(path, "fold*")
+    if not folds and best.is_file():
+        folds = _checkpoints(_of_best(best, None).parent.parent, "fold*")
+    if len(folds) < 2:
+        raise ConfigError(f"{run}: fold=all needs a run with one model for each of several folds")
+    metas = [checkpoint.read_meta(folder) for folder in folds]
+    epochs = sorted({meta["epoch"] for meta in metas})
+    if len(epochs) > 1:
+        raise ConfigError(
+            f"{run}: its folds have been trained for {epochs[0]} to {epochs[-1]} epochs: train it to the end"
+        )
+    models = [TrainedModel(folder, meta["fold"]) for folder, meta in zip(folds, metas, strict=True)]
+    return tuple(sorted(models, key=lambda model: model.fold or 0))
+
+
+def _existing(run: str | Path) -> Path:
+    path = Path(run).expanduser().resolve()
+    if not path.exists():
+        raise ConfigError(f"{run}: no such run")
+    return path
 
 
 def _left_out(fold: int | None) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import raydml.report.contents
 import raydml.space  # noqa: F401
 from raydml.config import ExperimentConfig, Model
 from raydml.data.batches import PixelSource

@@ -30,18 +30,20 @@ LAYERS = (
         "history",
         "objectives",
         "price",
+        "looks",
+        "embedding_files",
     ),
     ("distances", "distributed", "models", "neighbors", "kmeans", "data", "torch_defects"),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
     ("epoch", "clustering", "checkpoint", "baseline", "statistics"),
     ("model_training", "fold_models", "training", "identity", "runs"),
-    ("session", "plan", "tensorboard", "workers", "record", "repeats"),
+    ("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding"),
     (
         *("train", "trial", "tuner", "repeating", "probe", "evaluate", "samplers", "search", "warm_start"),
         "report",
     ),
-    ("display", "phase_display", "phases", "tune"),
+    ("display", "phase_display", "phases", "tune", "conclusion"),
     ("cli",),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydml import neighbors
-from raydml.metrics import _ranks_by_counting, _ranks_by_faiss, retrieval_metrics
+from raydml.metrics import _ranks_by_counting, _ranks_by_faiss, query_metrics, retrieval_metrics
 
 RECALL_AT = (1, 2, 5, 40)
 
@@ -123,6 +123,43 @@ def test_ranks_are_those_of_each_query(device: torch.device) -> None:
     sides = (embeddings, labels, embeddings, labels, own, len(labels) - 1)
     for counted, listed in zip(_ranks_by_counting(*sides), _ranks_by_faiss(*sides), strict=True):
         torch.testing.assert_close(counted, listed)
+
+
+@pytest.mark.parametrize("engine", ["rank", "faiss"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_class_has_the_means_of_its_queries(
+    shape: str, engine: Literal["rank", "faiss"], device: torch.device
+) -> None:
+    """Those of a loop over the queries of the class alone, in the gallery of all."""
+    embeddings, labels = unit_rows(SHAPES[shape], seed=14)
+    found = query_metrics(embeddings.to(device), labels.to(device), recall_at=RECALL_AT, engine=engine).class_means()
+    assert list(found) == [label for label, size in enumerate(SHAPES[shape]) if size > 1]
+    for label, row in found.items():
+        own = labels == label
+        expected = loop_of_class(embeddings, labels, own)
+        assert row == pytest.approx(expected, abs=1e-7), label
+
+
+def loop_of_class(embeddings: Tensor, labels: Tensor, own: Tensor) -> dict[str, float]:
+    rows = []
+    for query in own.nonzero()[:, 0]:
+        others = torch.arange(len(labels)) != query
+        rows.append(loop_metrics(embeddings[query, None], labels[query, None], embeddings[others], labels[others]))
+    names = [name for name in rows[0] if not name.startswith("num_")]
+    return {"num_queries": len(rows), **{name: float(np.mean([row[name] for row in rows])) for name in names}}
+
+
+@pytest.mark.parametrize("engine", ["rank", "faiss"])
+def test_classes_weighted_by_their_queries_are_the_whole(engine: Literal["rank", "faiss"]) -> None:
+    embeddings, labels = unit_rows([40, 2, 7, 1, 1], seed=15)
+    found = query_metrics(embeddings, labels, recall_at=RECALL_AT, engine=engine)
+    whole, classes = found.means(), found.class_means().values()
+    assert whole == retrieval_metrics(embeddings, labels, recall_at=RECALL_AT, engine=engine)
+    assert sum(row["num_queries"] for row in classes) == whole["num_queries"] == 49
+    assert (found.num_without_positive, whole["num_queries_without_positive"]) == (2, 2)
+    for name in found.values:
+        mean = sum(row["num_queries"] * row[name] for row in classes) / 49
+        assert mean == pytest.approx(whole[name], abs=1e-12), name
 
 
 def test_the_order_of_images_does_not_matter(device: torch.device) -> None:

@@ -14,7 +14,7 @@ import raydml
 from raydml import yamlfile
 from raydml.config import ConfigError, replace_at
 from raydml.config.grammar import validate
-from raydml.runs import TrainedModel, resolve
+from raydml.runs import TrainedModel, resolve, resolve_folds
 from raydml.space import Study
 from raydml.training import RunSpec, train
 from tests.conftest import tiny_experiment
@@ -95,6 +95,36 @@ def test_a_fold_that_a_single_model_has_not_left_out_is_refused(tmp_path: Path, 
     assert "fold" in refusal(run, fold=1)
 
 
+def test_all_folds_of_a_run_come_in_their_order(tmp_path: Path, place: Place) -> None:
+    run = tmp_path / "s" / "final" / "winner-seed0"
+    for fold in (10, 2, 0):
+        place(run / f"fold{fold}" / "checkpoint", fold=fold)
+    found = resolve_folds(run)
+    assert found == tuple(TrainedModel(run / f"fold{fold}" / "checkpoint", fold) for fold in (0, 2, 10))
+    best_yaml(tmp_path / "s", "final/winner-seed0/fold0/checkpoint")
+    assert resolve_folds(tmp_path / "s") == resolve_folds(tmp_path / "s" / "best.yaml") == found
+
+
+def test_all_folds_of_a_single_model_are_refused(tmp_path: Path, place: Place) -> None:
+    place(tmp_path / "one" / "checkpoint")
+    place(tmp_path / "study" / "trials" / "0003" / "checkpoint")
+    best_yaml(tmp_path / "study", "trials/0003/checkpoint")
+    for run in (tmp_path / "one", tmp_path / "one" / "checkpoint", tmp_path / "study", tmp_path):
+        with pytest.raises(ConfigError, match="fold=all needs a run with one model for each of several folds"):
+            resolve_folds(run)
+    with pytest.raises(ConfigError, match="nothing: no such run"):
+        resolve_folds(tmp_path / "nothing")
+
+
+def test_folds_that_a_kill_left_at_different_epochs_are_no_model_together(tmp_path: Path, place: Place) -> None:
+    for fold in (0, 1):
+        place(tmp_path / f"fold{fold}" / "checkpoint", fold=fold)
+    path = tmp_path / "fold1" / "checkpoint" / "meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "epoch": 3}), encoding="utf-8")
+    with pytest.raises(ConfigError, match="its folds have been trained for 1 to 3 epochs"):
+        resolve_folds(tmp_path)
+
+
 def test_a_study_stands_for_its_best_trial(tmp_path: Path, place: Place) -> None:
     study = tmp_path / "s"
     checkpoint = place(study / "trials" / "0003" / "checkpoint")
@@ -172,6 +202,10 @@ def test_a_folder_swap_that_a_crash_interrupted_is_finished(tmp_path: Path, plac
         ("/runs/s/trials/0007/checkpoint", "/runs/s", "val"),
         ("/runs/s/trials/0007/fold1/checkpoint", "/runs/s", "val"),
         ("/runs/s/train/abc/checkpoint", "/runs/s", "test"),
+        ("/runs/s/confirm/0007-seed2/checkpoint", "/runs/s", "val"),
+        ("/runs/s/confirm/base-seed0/fold1/checkpoint", "/runs/s", "val"),
+        ("/runs/s/final/winner-seed0/checkpoint", "/runs/s", "test"),
+        ("/runs/s/final/base-seed4/fold3/checkpoint", "/runs/s", "test"),
         ("/models/mine", None, "test"),
         # The storage may be called anything: only a run's own place in a study counts.
         ("/data/trials/runs/s/train/abc/checkpoint", "/data/trials/runs/s", "test"),
@@ -179,7 +213,7 @@ def test_a_folder_swap_that_a_crash_interrupted_is_finished(tmp_path: Path, plac
         ("/srv/train/models/mine/checkpoint", None, "test"),
     ],
 )
-def test_trials_are_looked_at_on_validation_classes_and_anything_else_on_test(
+def test_trials_and_confirmations_are_looked_at_on_validation_classes_and_anything_else_on_test(
     checkpoint: str, study: str | None, split: str
 ) -> None:
     model = TrainedModel(Path(checkpoint), 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raydml.config.base import Model
 from raydml.config.study import Resources
@@ -26,8 +26,8 @@ class EvaluateOptions(Model):
     split: Literal["auto", "train", "val", "test"] = "auto"
     """Classes to evaluate on; `auto` is val for a trial of a search and test for any other run."""
 
-    fold: int | None = Field(default=None, ge=0)
-    """Which model, where a run has one for each of several folds."""
+    fold: int | Literal["all"] | None = None
+    """Which model, where a run has one for each of several folds; `all` evaluates each and their concatenation."""
 
     engine: Literal["rank", "faiss"] = "rank"
     """Exact ranks by counting, or from faiss's exact lists of neighbours. They agree."""
@@ -43,6 +43,21 @@ class EvaluateOptions(Model):
 
     storage: str = "runs"
     """Where the evaluation of a plain embedding file is kept."""
+
+    @field_validator("fold")
+    @classmethod
+    def _fold_is_not_negative(cls, value: int | Literal["all"] | None) -> int | Literal["all"] | None:
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"fold must be at least 0, or all, but got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _folds_have_the_test_classes_in_common(self) -> EvaluateOptions:
+        if self.fold == "all" and self.split in ("train", "val"):
+            raise ValueError(
+                f"fold=all needs split=test: folds train and validate different classes, but got split={self.split}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranks_are_ranks(self) -> EvaluateOptions:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Literal, assert_never
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from raydml.data.digits import digits_fingerprint, read_digits
 from raydml.data.folder import folder_fingerprint, read_folder
 from raydml.data.glyphs import glyph_fingerprint, render_glyphs
 from raydml.splits import ClassSplit, Indices, fold_split, images_of, require_disjoint, test_split
+
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,21 @@ def test_subset(images: ImageSet, config: DataConfig) -> Subset:
     if len(images.sizes) < len(images.classes):
         raise ValueError(f"the test classes of {images.name} are not open: that takes open_images(..., with_test=True)")
     return _subset(images, _training_and_test(images, config).held_out)
+
+
+def split_subset(images: ImageSet, config: DataConfig, split: Split, fold: int | None) -> Subset:
+    """The images of a split, as a model that left out `fold` has them; None: all training classes trained it.
+
+    Raises ConfigError for the validation images of a model that has none.
+    """
+    if split == "test":
+        return test_subset(images, config)
+    if fold is None:
+        if split == "val":
+            raise ConfigError("split=val: this model was trained on all training classes: nothing was left to validate")
+        return trainval_subset(images, config)
+    train, val = fold_subsets(images, config, fold)
+    return val if split == "val" else train
 
 
 def _training_and_test(images: ImageSet, config: DataConfig) -> ClassSplit:

@@ -37,10 +37,7 @@ _STATES = {
 
 def confirmation_blocks(found: Confirmation) -> Iterator[Block]:
     """Everything there is to say of confirming runs."""
-    yield Heading("Confirmed with fresh seeds", 3)
-    yield from progress(found.runs_done, found.runs_asked, _repeats(found))
-    yield from _verdict(found)
-    yield _candidates(found)
+    yield from confirmation_summary(found)
     yield _settings(found)
     yield Paragraph(
         "search value: the one it was chosen by, and inflated for that; it is in no mean. confirmed: mean over fresh "
@@ -54,6 +51,14 @@ def confirmation_blocks(found: Confirmation) -> Iterator[Block]:
         name = label(found.winner or "")
         yield Picture(phase_plots.fold_curves(found), f"The winner ({name}) fold by fold, mean over fresh seeds")
     yield _every_run(found)
+
+
+def confirmation_summary(found: Confirmation) -> Iterator[Block]:
+    """Who won, by how much, and how the candidates did."""
+    yield Heading("Confirmed with fresh seeds", 3)
+    yield from progress(found.runs_done, found.runs_asked, _repeats(found))
+    yield from _verdict(found)
+    yield _candidates(found)
 
 
 def label(name: str) -> str:

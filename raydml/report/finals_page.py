@@ -45,6 +45,17 @@ Column = tuple[Finalist, ReadOut]
 
 def final_blocks(found: Final, *, confirmed: bool) -> Iterator[Block]:
     """Everything there is to say of final runs; `confirmed` is whether the winner was named from fresh seeds."""
+    yield from final_summary(found, confirmed=confirmed)
+    if not found.finalists:
+        return
+    columns = _columns(found)
+    if columns:
+        yield from _details(found, columns)
+    yield _every_run(found)
+
+
+def final_summary(found: Final, *, confirmed: bool) -> Iterator[Block]:
+    """Whether the winner is better than the base, and how good both are."""
     yield Heading("Test classes", 3)
     if found.earlier_winners:
         yield Paragraph(
@@ -58,10 +69,20 @@ def final_blocks(found: Final, *, confirmed: bool) -> Iterator[Block]:
     repeats = [repeat for one in found.finalists for repeat in one.repeats]
     yield from progress(found.runs_done, found.runs_asked, repeats)
     yield from _who(found, confirmed=confirmed)
-    columns = [(one, read_out) for one in found.finalists for read_out in _READ_OUTS if read_out in one.metrics]
+    columns = _columns(found)
     if columns:
-        yield from _results(found, columns)
-    yield _every_run(found)
+        yield from _verdict(found)
+        caption = "On the test classes: mean over seeds and 95 % interval"
+        rows = [(name, *_means(name, columns)) for name in _names(columns)]
+        yield table(caption, ("metric", *map(_heading, columns)), rows)
+
+
+def _columns(found: Final) -> list[Column]:
+    return [(one, read_out) for one in found.finalists for read_out in _READ_OUTS if read_out in one.metrics]
+
+
+def _names(columns: Sequence[Column]) -> list[str]:
+    return list(dict.fromkeys(name for one, read_out in columns for name in one.metrics[read_out]))
 
 
 def _who(found: Final, *, confirmed: bool) -> Iterator[Block]:
@@ -74,12 +95,9 @@ def _who(found: Final, *, confirmed: bool) -> Iterator[Block]:
     yield Paragraph(f"The winner is {trial}{how}. Its settings: {settings(first.settings)}.", warning=not confirmed)
 
 
-def _results(found: Final, columns: Sequence[Column]) -> Iterator[Block]:
-    yield from _verdict(found)
+def _details(found: Final, columns: Sequence[Column]) -> Iterator[Block]:
     honest = [(one, read_out) for one, read_out in columns if read_out != "selected"]
-    names = list(dict.fromkeys(name for one, read_out in columns for name in one.metrics[read_out]))
-    caption = "On the test classes: mean over seeds and 95 % interval"
-    yield table(caption, ("metric", *map(_heading, columns)), [(name, *_means(name, columns)) for name in names])
+    names = _names(columns)
     yield from (Paragraph(words) for read_out, words in _MEANING.items() if any(read_out == of for _, of in columns))
     with_classes = [(one, of) for one, of in honest if any(m.classes is not None for m in one.metrics[of].values())]
     if with_classes:

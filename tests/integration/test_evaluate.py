@@ -13,7 +13,7 @@ import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 import raydml
-from raydml.evaluate import read_embeddings
+from raydml.embedding_files import read_embeddings
 from raydml.metrics import retrieval_metrics
 from tests.integration.conftest import FinishedSearch
 from tests.integration.studies import curves_of, run, run_here

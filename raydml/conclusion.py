@@ -1,0 +1,61 @@
+"""The last words of a search on the terminal: the leaderboard, what was confirmed, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from raydml import budget
+from raydml.display import leaderboard
+from raydml.record import value_of
+from raydml.report import report
+from raydml.report.terminal import print_blocks, summary_blocks
+from raydml.space import Study
+from raydml.tune import SearchResult
+
+
+def conclude(study: Study, result: SearchResult, console: Console) -> None:
+    """Prints it; where the protocol goes beyond the search, writes the report too."""
+    console.print(leaderboard(study, result.trials))
+    for line in (*_best(study, result), *_time_is_up(study, result)):
+        console.print(line, highlight=False, soft_wrap=True)
+    beyond = study.protocol.confirm is not None or study.protocol.final is not None
+    if result.winner is not None and beyond:
+        _show_phases(result.directory, console)
+
+
+def _best(study: Study, result: SearchResult) -> Iterator[str]:
+    metric = study.search.metric
+    raw = result.baseline[metric.removeprefix("val/")]
+    if result.best is None:
+        yield f"no trial completed; raw pixels: {metric} {raw:.4f}"
+        return
+    value = value_of(result.best) or 0.0
+    ratio = f", {value / raw:.1f} x raw pixels ({raw:.4f})" if raw > 0 else ""
+    yield f"best: trial {result.best.number}, {metric} {value:.4f}{ratio}"
+    yield "a search reports its luckiest trial: expect less from a fresh seed"
+    yield f"study: {result.directory}"
+    yield f"  next: python -m raydml.evaluate {result.directory / 'best.yaml'}"
+    yield f"        python -m raydml.report {result.directory}"
+    yield f"        tensorboard --logdir {result.directory}"
+
+
+def _time_is_up(study: Study, result: SearchResult) -> Iterator[str]:
+    lines = budget.closing_lines(
+        seconds=result.seconds,
+        max_hours=study.search.max_hours,
+        ended=sum(trial.state.is_finished() for trial in result.trials),
+        num_trials=study.search.num_trials,
+        paused=sum(trial.state.name == "RUNNING" for trial in result.trials),
+    )
+    yield from lines
+    if lines and study.protocol.confirm is not None:
+        yield "  nothing is confirmed before the search has ended"
+
+
+def _show_phases(directory: Path, console: Console) -> None:
+    found = report([directory])
+    print_blocks(console, summary_blocks(found.contents.studies[0]))
+    console.print(f"report: {found.directory / 'report.html'}", highlight=False, soft_wrap=True)
