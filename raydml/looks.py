@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from raydml.config import ConfigError
 
@@ -31,18 +32,28 @@ def note_look(directory: Path, checkpoint: Path, metrics: Mapping[str, float]) -
         os.fsync(file.fileno())
 
 
-def looked_at(directory: Path) -> list[str]:
-    """What of a study, or of a run outside of one, was evaluated on test classes: each checkpoint once, in order.
+def looks_of(directory: Path) -> dict[str, int]:
+    """Looks at test classes by the run whose model looked, `final/winner-seed0`. Raises ConfigError naming the line.
 
-    Relative to the folder. Raises ConfigError naming file and line where one is broken.
+    The same numbers of the same model again are no new look: a look that was interrupted is repeated.
     """
     path = directory / _FILE
     if not path.exists():
-        return []
-    found: dict[str, None] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            found[str(json.loads(line)["checkpoint"])] = None
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path}: line {number}: no note of a look at test classes") from None
-    return list(found)
+        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    looks = {_look(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)}
+    return dict(sorted(Counter(run for run, _ in looks).items()))
+
+
+def _look(line: str, where: str) -> tuple[str, str]:
+    """The run, and what it saw."""
+    try:
+        look = json.loads(line)
+        parts = PurePosixPath(look["checkpoint"]).parts
+        saw = json.dumps([look["checkpoint"], look["metrics"]], sort_keys=True)
+    except (ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{where}: no note of a look at test classes: {error}") from None
+    return "/".join(part for part in parts if part != "checkpoint" and not part.startswith("fold")) or ".", saw

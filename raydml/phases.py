@@ -18,6 +18,8 @@ from rich.console import Console
 from raydml import checkpoint, yamlfile
 from raydml.capacity import worker_of
 from raydml.config import parse
+from raydml.history import read_history
+from raydml.looks import note_look
 from raydml.phase_display import PhaseDisplay
 from raydml.repeating import Machines, run_repetitions
 from raydml.repeats import (
@@ -103,6 +105,8 @@ def _final(
     while places := due(repeats, [evaluated(study, directory, candidate) for candidate in candidates]):
         runs = [repetition(directory, candidate, "final", k) for k in places for candidate in candidates]
         _train(study, directory, "final", runs, machines, console)
+        if repeats.best_epoch_on_test:
+            _note_every_epoch(study, directory, runs)
         _evaluate(study, [run for run in runs if run.result() is None], machines, console)
     for place, candidate in enumerate(candidates):
         for k in range(repeats.most):
@@ -136,6 +140,14 @@ def put_earlier_winner_aside(folder: Path, winner: Candidate) -> None:
     aside.mkdir()
     for run in runs:
         run.rename(aside / run.name)
+
+
+def _note_every_epoch(study: Study, directory: Path, runs: Sequence[Repetition]) -> None:
+    """A curve on test classes is a look after every epoch."""
+    for run in (run for run in runs if run.result() is None):
+        for row in read_history(run.directory):
+            seen = {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
+            note_look(directory, spec_of(study, run).checkpoints()[0], seen)
 
 
 def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, console: Console) -> None:

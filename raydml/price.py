@@ -125,7 +125,8 @@ def bill(phase: Phase, speed: Speed, *, at_a_time: int, max_hours: float | None 
     run, expected_run = speed.run_s + phase.epochs * epoch, speed.run_s + phase.expected_epochs * epoch
     most = speed.start_s + math.ceil(phase.runs / at_a_time) * run
     # However many are pruned, one is trained to its end.
-    expected = min(most, speed.start_s + max(run, phase.runs / at_a_time * expected_run))
+    pruned = speed.start_s + max(run, phase.runs / at_a_time * expected_run)
+    expected = min(most, pruned) if phase.expected_epochs < phase.epochs else most
     limit = math.inf if max_hours is None else max_hours
     epochs = phase.trainings * phase.epochs
     return Bill(phase.name, phase.trainings, epochs, min(limit, most / 3600), min(limit, expected / 3600))

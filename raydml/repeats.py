@@ -143,7 +143,8 @@ def winner_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> C
     values = [confirmed(study, directory, candidate) for candidate in found]
     if not any(trial.state == TrialState.COMPLETE for trial in trials) or due(study.protocol.confirm, values):
         return None
-    means = [float(np.mean(of_candidate)) for of_candidate in values]
+    common = min(map(len, values))
+    means = [float(np.mean(of_candidate[:common])) for of_candidate in values]
     return found[means.index(max(means))]
 
 

@@ -20,6 +20,7 @@ from raydml.config import ExperimentConfig, Scalar, dump
 from raydml.config.grammar import validate
 from raydml.config.protocol import with_preset
 from raydml.data.catalog import fingerprint
+from raydml.looks import looks_of, note_look
 from raydml.record import trial_directory
 from raydml.repeats import Candidate, Repetition, contenders, finalists, repetition, winner_of
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
@@ -169,7 +170,9 @@ def write_final_run(
         for row, shift in zip(rows, (0.02, 0.0), strict=True):
             row |= {f"test/{k}": v + (shift if k == "map@r" else 0) for k, v in last.items()}
     write_run(one.directory, one.config, rows)
-    look(one.directory.parents[1], one.directory / "checkpoint", times=len(rows) if "test/map@r" in rows[0] else 1)
+    study_folder = one.directory.parents[1]
+    times = len(rows) if "test/map@r" in rows[0] else 1
+    look(study_folder, one.directory.relative_to(study_folder).as_posix(), times=times)
 
 
 def write_evaluation(folder: Path, study: Study, level: float, draws: np.random.Generator) -> dict[str, float]:
@@ -189,11 +192,11 @@ def write_evaluation(folder: Path, study: Study, level: float, draws: np.random.
     return metrics
 
 
-def look(directory: Path, checkpoint: Path, *, times: int = 1) -> None:
-    """Notes looks at the test classes."""
-    line = json.dumps({"time": "2026-01-01T00:00:00+0000", "checkpoint": str(checkpoint), "metrics": {"map@r": 0.4}})
-    with (directory / "test_looks.jsonl").open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n" * times)
+def look(directory: Path, run: str, *, times: int = 1) -> None:
+    """Notes looks at the test classes, each at other numbers."""
+    already = looks_of(directory).get(run, 0)
+    for number in range(times):
+        note_look(directory, directory / run / "checkpoint", {"map@r": 0.4 + 0.01 * (already + number)})
 
 
 def finished_study(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydml.config import ConfigError
-from raydml.looks import looked_at, note_look
+from raydml.looks import looks_of, note_look
 
 
 def test_a_look_is_a_line_with_time_checkpoint_and_metrics(tmp_path: Path) -> None:
@@ -23,11 +23,18 @@ def test_a_look_is_a_line_with_time_checkpoint_and_metrics(tmp_path: Path) -> No
         assert abs(time.mktime(time.strptime(row["time"], "%Y-%m-%dT%H:%M:%S%z")) - time.time()) < 86_400
 
 
-def test_every_checkpoint_that_was_looked_at_counts_once(tmp_path: Path) -> None:
-    assert looked_at(tmp_path) == []
-    for name in ("final/base-seed0", "trials/0003", "final/base-seed0"):
-        note_look(tmp_path, tmp_path / name / "checkpoint", {})
-    assert looked_at(tmp_path) == ["final/base-seed0/checkpoint", "trials/0003/checkpoint"]
+def test_looks_are_counted_by_run_and_a_repeated_one_is_none(tmp_path: Path) -> None:
+    assert looks_of(tmp_path) == {}
+    for checkpoint, value in (
+        ("final/base-seed0/checkpoint", 0.5),
+        ("final/base-seed0/checkpoint", 0.5),
+        ("final/base-seed0/checkpoint", 0.6),
+        ("trials/0003/fold0/checkpoint", 0.5),
+        ("trials/0003/fold1/checkpoint", 0.5),
+        ("checkpoint", 0.5),
+    ):
+        note_look(tmp_path, tmp_path / checkpoint, {"map@r": value})
+    assert looks_of(tmp_path) == {".": 1, "final/base-seed0": 2, "trials/0003": 2}
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"time": "now"}'])
@@ -36,4 +43,4 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     with (tmp_path / "test_looks.jsonl").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
     with pytest.raises(ConfigError, match=r"test_looks.jsonl: line 2: no note of a look"):
-        looked_at(tmp_path)
+        looks_of(tmp_path)

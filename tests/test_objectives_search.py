@@ -11,10 +11,11 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from raydml import identity, seeds, warm_start
+from raydml import identity, seeds, tune, warm_start
+from raydml.budget import Clock
 from raydml.config import ConfigError, SamplerName
 from raydml.display import SearchDisplay, leaderboard
-from raydml.record import pareto_front, value_of
+from raydml.record import pareto_front, trial_directory, value_of
 from raydml.samplers import in_optuna
 from raydml.search import open_study
 from raydml.space import Study
@@ -181,6 +182,34 @@ def test_lines_of_a_log_have_every_objective(tmp_path: Path) -> None:
         f"trial   1 complete at epoch 4/4: {METRIC}={trials[1].values[0]:.4f} {DIM}={DIMS[trials[1].params[DIM]]} "
         f"seconds=2 [2/3 trials, best {best.values[0]:.4f} (trial {best.number})]"
     )
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_checkpoints_are_kept_of_the_best_by_the_metric(tmp_path: Path, kept: int) -> None:
+    study = study_with(num_trials=5, keep_checkpoints=kept)
+    memory = searched(study, tmp_path / "journal")
+    trials = memory.get_trials()
+    for trial in trials:
+        (trial_directory(tmp_path, trial.number) / "checkpoint").mkdir(parents=True)
+    display = SearchDisplay(study, Console(file=io.StringIO()), earlier=[], note="")
+    display.started(4, {}, 4, resumed=False)
+    tune._Keeper(study, tmp_path, memory, display, Clock(tmp_path / "clock.json")).ended(trials[4])
+    best = sorted(trials, key=lambda trial: -trial.values[0])[:kept]
+    assert best[0].number != 0, "the first is not the best, or this would say nothing"
+    left = {int(folder.parent.name) for folder in tmp_path.glob("trials/*/checkpoint")}
+    assert left == {trial.number for trial in best}
+
+
+def test_a_large_whole_number_is_shown_whole(tmp_path: Path) -> None:
+    path = "training.steps_per_epoch"
+    study = study_of({path: {"choices": [12345, 54321]}}, minimize=[path], num_trials=1)
+    [trial] = searched(study, tmp_path / "journal").get_trials()
+    console = Console(file=io.StringIO(), width=250)
+    with SearchDisplay(study, console, earlier=[], note="") as display:
+        display.started(0, {}, 4, resumed=False)
+        display.ended(trial)
+    assert isinstance(console.file, io.StringIO)
+    assert f"={trial.values[0]:.4f} {path}={trial.values[1]:.0f} [" in console.file.getvalue()
 
 
 def test_tables_have_a_column_for_what_is_measured_and_name_the_front(tmp_path: Path) -> None:

@@ -84,7 +84,12 @@ def test_every_format_shows_it(folder: Path, study: StudyContents, tmp_path: Pat
         first = f"| {number} | {trial.value:.4f} | {trial.point[DIM]} | {trial.further['seconds']:.4g} | "
         assert line.startswith(first)
         assert line.count("|") == 7, "two more settings"
-    assert "kept small" in text["md"]
+    settings = f"| val/map@r | seconds | loss.margin | optimizer.lr | {DIM} |"
+    place = lines.index(f"| trial | state | epochs {settings}") + 2
+    for line, trial in zip(lines[place:], study.trials, strict=False):
+        seconds = f"{trial.further['seconds']:.4g}" if trial.further else "-"
+        assert line.split(" | ")[4] == seconds
+    assert f"| kept small | {DIM}, seconds |" in lines
     assert "Seconds are those of" in text["md"]
     assert r"section*{The Pareto front}" in text["tex"]
     assert json.loads(text["json"])["studies"][0]["front"] == list(study.front)

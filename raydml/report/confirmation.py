@@ -30,12 +30,14 @@ def confirmation_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]
     values = {name: _of_folds(study, _ended(of_one)) for name, of_one in found.items()}
     tuned = [name for name in values if name != BASE]
     gains = dict(zip(tuned, differences_between([(values[BASE], values[name]) for name in tuned]), strict=True))
+    confirmed = tuple(_confirmed(study, one, found[one.name], gains.get(one.name)) for one in candidates)
+    # Behind the others, which refuse a broken file by its name.
     winner = winner_of(study, directory, trials)
     return Confirmation(
         metric=study.search.metric,
         runs_done=sum(training.state == "done" for of_one in found.values() for training in of_one),
         runs_asked=confirm.seeds * len(found),
-        candidates=tuple(_confirmed(study, one, found[one.name], gains.get(one.name)) for one in candidates),
+        candidates=confirmed,
         winner=None if winner is None else winner.name,
         fold_curves={} if winner is None else _fold_curves(study, _ended(found[winner.name])),
     )

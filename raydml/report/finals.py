@@ -132,8 +132,9 @@ def _add(found: Found, read_out: ReadOut, of: Run, folder: Path) -> None:
 def _best_epochs(training: Training) -> dict[str, float]:
     """The highest value of every metric over the epochs, each at an epoch of its own."""
     scores = [n for n in training.rows[0] if n.startswith("test/") and "/num_" not in n and not n.endswith(_TIED)]
-    if not scores or any(name not in row for row in training.rows for name in scores):
-        raise ConfigError(f"{training.directory / 'metrics.jsonl'}: not every epoch has test/...")
+    missing = [name for name in scores or ["test/..."] if any(name not in row for row in training.rows)]
+    if missing:
+        raise ConfigError(f"{training.directory / 'metrics.jsonl'}: not every epoch has {', '.join(missing)}")
     return {name.removeprefix("test/"): max(row[name] for row in training.rows) for name in scores}
 
 

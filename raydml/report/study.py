@@ -15,6 +15,7 @@ from raydml.caveats import stamp
 from raydml.config import ConfigError, Distribution, ExperimentConfig, dump
 from raydml.config.grammar import differences
 from raydml.history import Row, read_history, seconds_of
+from raydml.looks import looks_of
 from raydml.record import (
     FAILURE,
     STATES,
@@ -29,7 +30,6 @@ from raydml.record import (
 from raydml.report.confirmation import confirmation_of
 from raydml.report.contents import Best, Budget, Change, Dimension, Importance, Metrics, StudyContents, Trial
 from raydml.report.finals import final_of
-from raydml.report.looks import looks_of
 from raydml.report.phases import Spent
 from raydml.report.plan import plan_of
 from raydml.report.reading import curves_of, plain, read_json, read_numbers
