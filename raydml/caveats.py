@@ -68,6 +68,12 @@ def _changed(prefix: str, asked: Mapping[str, object], found: Mapping[str, objec
             yield f"{prefix}{path}={after} instead of {before}"
 
 
+def opening_lines(study: Study) -> tuple[str, ...]:
+    """What is said before a search: its stamp, and for `mlrc` every difference from the paper."""
+    unlike = differences_from_mlrc(study) if study.protocol.preset == "mlrc" else ()
+    return (f"{study.name}: {stamp(study)}", *(f"  unlike Musgrave et al. 2020: {line}" for line in unlike))
+
+
 def differences_from_mlrc(study: Study) -> tuple[str, ...]:
     """Where a study with the preset `mlrc` is not what Musgrave, Belongie and Lim (2020) ran, beyond `departures`.
 

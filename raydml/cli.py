@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from raydml import plan
-from raydml.caveats import stamp
+from raydml.caveats import opening_lines
 from raydml.config import ConfigError, EvaluateOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import set_at, unknown_key, validate
 from raydml.overrides import parse_assignment
@@ -103,14 +103,15 @@ def _tune(arguments: argparse.Namespace) -> int:
     from raydml import tune
     from raydml.conclusion import conclude
 
-    console.print(f"{study.name}: {stamp(study)}", highlight=False, soft_wrap=True)
+    for line in opening_lines(study):
+        console.print(line, highlight=False, soft_wrap=True)
     try:
         result = tune.search(study, console=console, verbose=arguments.verbose)
     except tune.PhaseFailedError as error:
         print(f"error: {error}; the same command tries again", file=sys.stderr)
         return FAILED
     conclude(study, result, console)
-    return DONE if result.best is not None else FAILED
+    return DONE if result.best is not None and not result.failures else FAILED
 
 
 def _estimate(study: Study, console: Console, *, verbose: bool) -> int:

@@ -21,8 +21,9 @@ def conclude(study: Study, result: SearchResult, console: Console) -> None:
     console.print(leaderboard(study, result.trials))
     for line in (*_best(study, result), *_time_is_up(study, result)):
         console.print(line, highlight=False, soft_wrap=True)
-    beyond = study.protocol.confirm is not None or study.protocol.final is not None
-    if result.winner is not None and beyond:
+    for failure in result.failures:
+        console.print(f"failed, and would again: {failure}", highlight=False, soft_wrap=True)
+    if result.winner is not None and _goes_on(study):
         _show_phases(result.directory, console)
 
 
@@ -37,9 +38,11 @@ def _best(study: Study, result: SearchResult) -> Iterator[str]:
     yield f"best: trial {result.best.number}, {metric} {value:.4f}{ratio}"
     yield "a search reports its luckiest trial: expect less from a fresh seed"
     yield f"study: {result.directory}"
-    yield f"  next: python -m raydml.evaluate {result.directory / 'best.yaml'}"
-    yield f"        python -m raydml.report {result.directory}"
-    yield f"        tensorboard --logdir {result.directory}"
+    if study.protocol.final is None:
+        # Else the model has met the test classes, and once is enough.
+        yield f"  next: python -m raydml.evaluate {result.directory / 'best.yaml'}"
+    yield f"  report: python -m raydml.report {result.directory}"
+    yield f"  curves: tensorboard --logdir {result.directory}"
 
 
 def _time_is_up(study: Study, result: SearchResult) -> Iterator[str]:
@@ -51,8 +54,12 @@ def _time_is_up(study: Study, result: SearchResult) -> Iterator[str]:
         paused=sum(trial.state.name == "RUNNING" for trial in result.trials),
     )
     yield from lines
-    if lines and study.protocol.confirm is not None:
-        yield "  nothing is confirmed before the search has ended"
+    if lines and _goes_on(study):
+        yield "  nothing is confirmed and no test class is looked at before the search has ended"
+
+
+def _goes_on(study: Study) -> bool:
+    return study.protocol.confirm is not None or study.protocol.final is not None
 
 
 def _show_phases(directory: Path, console: Console) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from raydml import atomic
-from raydml.config import ConfigError, Repeats, dump
+from raydml.config import ConfigError, ExperimentConfig, Repeats, dump
 from raydml.config.grammar import differences
 from raydml.space import Study
 
@@ -18,14 +18,10 @@ _BUDGETS = ("top", *Repeats.model_fields)
 
 def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
     """The parts of a study that its results depend on. Plain data."""
-    base = dump(study.base)
-    data = base["data"]
-    assert isinstance(data, dict)
-    base["data"] = {key: value for key, value in data.items() if key != "cache"}
     # Only where there are some: folders of searches with one objective must stay theirs.
     further = {"minimize": list(study.search.minimize)} if study.search.minimize else {}
     return {
-        "base": base,
+        "base": without_cache(study.base),
         "space": {path: dump(limits) for path, limits in study.space.items()},
         "protocol": _without_budgets(dump(study.protocol)),
         "metric": study.search.metric,
@@ -34,11 +30,20 @@ def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
     }
 
 
+def without_cache(config: ExperimentConfig) -> dict[str, object]:
+    """A configuration as plain data, but for the place of the cache: no result depends on it."""
+    raw = dump(config)
+    data = raw["data"]
+    assert isinstance(data, dict)
+    return {**raw, "data": {key: value for key, value in data.items() if key != "cache"}}
+
+
 def _without_budgets(protocol: Mapping[str, object]) -> dict[str, object]:
-    """More seeds, or more trials to confirm, go on with the same study."""
+    """More seeds, or more trials to confirm, go on with the same study; a phase that there is not has no part."""
     return {
         name: {key: value for key, value in part.items() if key not in _BUDGETS} if isinstance(part, Mapping) else part
         for name, part in protocol.items()
+        if part is not None
     }
 
 

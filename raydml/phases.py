@@ -6,7 +6,10 @@ opened here: trained models are evaluated by `raydml.evaluate` in a process of i
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,14 +18,17 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from raydml import checkpoint, yamlfile
+from raydml import checkpoint, jsonfile, yamlfile
 from raydml.capacity import worker_of
-from raydml.config import parse
+from raydml.config import ExperimentConfig, parse
 from raydml.history import read_history
+from raydml.identity import without_cache
 from raydml.looks import note_look
 from raydml.phase_display import PhaseDisplay
 from raydml.repeating import Machines, run_repetitions
 from raydml.repeats import (
+    BASE,
+    FAILED_FILE,
     WINNER,
     Candidate,
     Phase,
@@ -33,6 +39,7 @@ from raydml.repeats import (
     evaluated,
     finalists,
     repetition,
+    standing,
     winner_of,
 )
 from raydml.session import import_ray
@@ -56,7 +63,15 @@ def follow(
     winner = winner_of(study, directory, trials)
     if winner is not None and study.protocol.final is not None:
         _final(study, directory, winner, finalists(study, winner, trials), machines, console)
+    if winner is not None:
+        _drop_checkpoints(study, directory, winner)
     return winner
+
+
+def failures_of(directory: Path) -> tuple[str, ...]:
+    """Repetitions that failed and would fail again, with the reason."""
+    found = [path for phase in ("confirm", "final") for path in sorted((directory / phase).glob(f"*/{FAILED_FILE}"))]
+    return tuple(f"{path.parent.relative_to(directory)}: {jsonfile.load(path)['reason']}" for path in found)
 
 
 def checkpoint_of(study: Study, directory: Path, winner: Candidate, trials: Sequence[FrozenTrial]) -> Path | None:
@@ -81,14 +96,12 @@ def _confirm(
 ) -> None:
     repeats = study.protocol.confirm
     assert repeats is not None
-    while places := due(repeats, [confirmed(study, directory, candidate) for candidate in candidates]):
-        runs = [repetition(directory, candidate, "confirm", k) for k in places for candidate in candidates]
+    while standing_ones := standing(directory, repeats, candidates, "confirm"):
+        places = due(repeats, [confirmed(study, directory, candidate) for candidate in standing_ones])
+        if not places:
+            break
+        runs = [repetition(directory, candidate, "confirm", k) for k in places for candidate in standing_ones]
         _train(study, directory, "confirm", runs, machines, console)
-    # The first run of each may be the model that is kept; who wins is not known before the last one.
-    for run in (
-        repetition(directory, candidate, "confirm", k) for k in range(1, repeats.most) for candidate in candidates
-    ):
-        checkpoint.remove(run.directory)
 
 
 def _final(
@@ -101,19 +114,31 @@ def _final(
 ) -> None:
     repeats = study.protocol.final
     assert repeats is not None
+    _note_every_epoch(directory)
     put_earlier_winner_aside(directory / "final", winner)
-    while places := due(repeats, [evaluated(study, directory, candidate) for candidate in candidates]):
-        runs = [repetition(directory, candidate, "final", k) for k in places for candidate in candidates]
-        _train(study, directory, "final", runs, machines, console)
-        if repeats.best_epoch_on_test:
-            _note_every_epoch(study, directory, runs)
-        _evaluate(study, [run for run in runs if run.result() is None], machines, console)
-    for place, candidate in enumerate(candidates):
-        for k in range(repeats.most):
-            if place > 0 or k >= study.search.keep_checkpoints:
-                checkpoint.remove(repetition(directory, candidate, "final", k).directory)
+    while standing_ones := standing(directory, repeats, candidates, "final"):
+        places = due(repeats, [evaluated(study, directory, candidate) for candidate in standing_ones])
+        if not places:
+            break
+        runs = [repetition(directory, candidate, "final", k) for k in places for candidate in standing_ones]
+        try:
+            _train(study, directory, "final", runs, machines, console)
+        finally:
+            _note_every_epoch(directory)
+        _evaluate(study, [run for run in runs if run.trained() and run.result() is None], machines, console)
+
+
+def _drop_checkpoints(study: Study, directory: Path, winner: Candidate) -> None:
+    """Of the confirming runs only the winner's first, and none once the final ones have theirs."""
+    final = study.protocol.final
     for run in sorted((directory / "confirm").glob("*-seed*")):
-        checkpoint.remove(run)
+        if final is not None or run != repetition(directory, winner, "confirm", 0).directory:
+            checkpoint.remove(run)
+    # The base keeps its first models as well: with more trials it may be the winner yet.
+    kept = {f"{name}-seed{k}" for name in (WINNER, BASE) for k in range(study.search.keep_checkpoints)}
+    for run in sorted((directory / "final").glob("*-seed*")):
+        if run.name not in kept:
+            checkpoint.remove(run)
 
 
 def _train(
@@ -127,27 +152,35 @@ def _train(
 
 
 def put_earlier_winner_aside(folder: Path, winner: Candidate) -> None:
-    """More trials may have another winner: what the earlier one showed on the test classes stays on record."""
-    runs = sorted(folder.glob(f"{WINNER}-seed*"))
-    first = next((run / "config.yaml" for run in runs if (run / "config.yaml").exists()), None)
-    if first is None:
-        return
-    earlier = parse(yamlfile.load(first)).model_copy(update={"seed": winner.config.seed})
-    if earlier == winner.config:
-        return
-    number = 1 + max((int(path.name.removeprefix("earlier-")) for path in folder.glob("earlier-*")), default=0)
-    aside = folder / f"earlier-{number}"
-    aside.mkdir()
-    for run in runs:
+    """More trials may have another winner: what the earlier one showed on the test classes stays on record.
+
+    Its folder bears a name made of its configuration, so that a kill in between finds it again.
+    """
+    for run in sorted(folder.glob(f"{WINNER}-seed*")):
+        if not (run / "config.yaml").exists():
+            continue
+        earlier = _without_seed(parse(yamlfile.load(run / "config.yaml")))
+        if earlier == _without_seed(winner.config):
+            continue
+        digest = hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()[:8]
+        aside = folder / f"earlier-{digest}"
+        aside.mkdir(exist_ok=True)
+        checkpoint.remove(run)
+        shutil.rmtree(aside / run.name, ignore_errors=True)
         run.rename(aside / run.name)
 
 
-def _note_every_epoch(study: Study, directory: Path, runs: Sequence[Repetition]) -> None:
-    """A curve on test classes is a look after every epoch."""
-    for run in (run for run in runs if run.result() is None):
-        for row in read_history(run.directory):
+def _without_seed(config: ExperimentConfig) -> dict[str, object]:
+    return {key: value for key, value in without_cache(config).items() if key != "seed"}
+
+
+def _note_every_epoch(directory: Path) -> None:
+    """A curve on test classes, where the protocol asks for it, is a look after every epoch."""
+    for run in sorted((directory / "final").glob("*-seed*")):
+        for row in read_history(run):
             seen = {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
-            note_look(directory, spec_of(study, run).checkpoints()[0], seen)
+            if seen:
+                note_look(directory, run / "checkpoint", {"epoch": row["epoch"], **seen})
 
 
 def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, console: Console) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from raydml import price, yamlfile
 from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
+from raydml.caveats import opening_lines
 from raydml.config import LEARNING, ConfigError, SamplerName, SearchConfig
 from raydml.objectives import described
 from raydml.session import joins_cluster
@@ -53,6 +54,7 @@ def print_plan(study: Study, console: Console, *, trainings: int, folds: int, se
         *(_later_lines(study) if searched else ()),
         *(search_lines(study.search) if searched else ()),
         *_machine_lines(study, trainings),
+        *(opening_lines(study) if searched else ()),
     ):
         console.print(line, highlight=False, soft_wrap=True)
 

@@ -19,6 +19,9 @@ from raydml.config import ConfigError, Distribution, Scalar
 FAILURE = "failure"
 """Key of the reason why a trial failed, in its result and in Optuna's study."""
 
+STOPPED = "stopped"
+"""Key of a failure that every repetition would meet again at the same step, such as a loss that is not finite."""
+
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from raydml import atomic
 from raydml.capacity import Capacity, worker_of
-from raydml.record import FAILURE
-from raydml.repeats import Repetition
+from raydml.record import FAILURE, STOPPED
+from raydml.repeats import FAILED_FILE, Repetition
 from raydml.session import import_ray
 from raydml.space import Study
 from raydml.training import RunSpec
@@ -76,6 +77,8 @@ class RepetitionSearcher(Searcher):
             failure = "its process died, and again after every retry"
         if failure is not None:
             self.failures[run.directory] = failure
+        if (result or {}).get(STOPPED):
+            atomic.write_json(run.directory / FAILED_FILE, {"reason": failure})
         self._listener.ended(run, failure)
 
     def save(self, checkpoint_path: str) -> None:
@@ -90,11 +93,13 @@ class RepetitionSearcher(Searcher):
 def run_repetitions(
     study: Study, directory: Path, specs: Sequence[tuple[Repetition, RunSpec]], machines: Machines, listener: Listener
 ) -> dict[Path, str]:
-    """Trains what has not reached its last epoch; why runs failed, by folder.
+    """Trains what has not reached its last epoch; why runs failed that may not fail again, by folder.
+
+    What would fail again at the same place has that in its folder, and is not tried again.
 
     Raises KeyboardInterrupt where a Ctrl-C left some of them undone.
     """
-    due = [(run, spec) for run, spec in specs if not run.trained()]
+    due = [(run, spec) for run, spec in specs if not run.trained() and run.failure() is None]
     if not due:
         return {}
     capacity = machines()
@@ -102,4 +107,5 @@ def run_repetitions(
     run_trials(study, directory, searcher, num_trials=len(due), capacity=capacity)
     if any(not run.trained() and run.directory not in searcher.failures for run, _ in due):
         raise KeyboardInterrupt
-    return searcher.failures
+    stopped = {run.directory for run, _ in due if run.failure() is not None}
+    return {folder: reason for folder, reason in searcher.failures.items() if folder not in stopped}

@@ -7,7 +7,6 @@ and meet the test classes (final). Reads folders, writes nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Literal
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from raydml import seeds
+from raydml import jsonfile, seeds
 from raydml.config import ConfigError, ExperimentConfig, Repeats
 from raydml.history import Row, numbers, read_history
 from raydml.record import pareto_front, point_of, ranked, value_of
@@ -25,6 +24,7 @@ from raydml.statistics import enough
 
 Phase = Literal["confirm", "final"]
 BASE, WINNER = "base", "winner"
+FAILED_FILE = "failure.json"
 _PURPOSE: Mapping[Phase, seeds.Purpose] = {"confirm": seeds.Purpose.CONFIRM, "final": seeds.Purpose.FINAL}
 
 
@@ -66,6 +66,11 @@ class Repetition:
         rows = read_history(self.directory)
         return rows[-1] if len(rows) >= self.candidate.config.training.num_epochs else None
 
+    def failure(self) -> str | None:
+        """Why it stopped where it would always stop; None where it did not."""
+        path = self.directory / FAILED_FILE
+        return str(jsonfile.load(path)["reason"]) if path.exists() else None
+
     def result(self) -> Row | None:
         """What it is judged by: the last epoch's metrics, or what the test classes said; None where it is not there."""
         if self.phase == "final":
@@ -78,11 +83,7 @@ def read_evaluation(directory: Path) -> Row | None:
     path = directory / "metrics.json"
     if not path.exists():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return {f"test/{name}": value for name, value in numbers(found, f"{path}").items()}
+    return {f"test/{name}": value for name, value in numbers(jsonfile.load(path), f"{path}").items()}
 
 
 def seed_of(config: ExperimentConfig, phase: Phase, index: int) -> int:
@@ -134,18 +135,27 @@ def _complete(study: Study, trials: Iterable[FrozenTrial]) -> list[Candidate]:
 def winner_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> Candidate | None:
     """The configuration with the best mean over its confirming runs, of equal ones the first; the base may win.
 
-    Without a confirm phase the best trial. None where no trial is complete or a confirming run is missing.
+    One that failed with a fresh seed cannot. Without a confirm phase the best trial. None where no trial is complete or
+    a confirming run is missing.
     """
-    found = contenders(study, trials)
-    if study.protocol.confirm is None:
-        best = _complete(study, trials)
-        return best[0] if best else None
+    if study.protocol.confirm is None or not _complete(study, trials):
+        return next(iter(_complete(study, trials)), None)
+    found = standing(directory, study.protocol.confirm, contenders(study, trials), "confirm")
     values = [confirmed(study, directory, candidate) for candidate in found]
-    if not any(trial.state == TrialState.COMPLETE for trial in trials) or due(study.protocol.confirm, values):
+    if not found or due(study.protocol.confirm, values):
         return None
     common = min(map(len, values))
     means = [float(np.mean(of_candidate[:common])) for of_candidate in values]
     return found[means.index(max(means))]
+
+
+def standing(directory: Path, repeats: Repeats, candidates: Iterable[Candidate], phase: Phase) -> tuple[Candidate, ...]:
+    """Candidates none of whose repetitions failed."""
+    return tuple(
+        candidate
+        for candidate in candidates
+        if not any(repetition(directory, candidate, phase, k).failure() for k in range(repeats.most))
+    )
 
 
 def finalists(study: Study, winner: Candidate, trials: Sequence[FrozenTrial]) -> tuple[Candidate, ...]:
@@ -174,6 +184,8 @@ def values_of(repeats: Repeats, directory: Path, candidate: Candidate, phase: Ph
         row = repetition(directory, candidate, phase, index).result()
         if row is None:
             break
+        if metric not in row:
+            raise ConfigError(f"{repetition(directory, candidate, phase, index).directory}: its result has no {metric}")
         values.append(row[metric])
     return values
 

@@ -114,13 +114,18 @@ class Study(Model):
         return parse(raw)
 
     def structures(self) -> tuple[ExperimentConfig, ...]:
-        """An experiment for each network and loss that the space can build, by everything that may be refused then."""
+        """An experiment for each network and loss that is built, by everything that may be refused then.
+
+        The base is one of them where it is confirmed or tested, whatever the space leaves of it.
+        """
         # Learners do not change the network; whether they can share a loss of a library shows when it is made.
         of_library = {"divide.num_learners"} if isinstance(self.base.loss, LibraryConfig) else set()
         structural = {*_STRUCTURAL, *of_library}
         searched = {path: limits for path, limits in self.distributions().items() if path in structural}
         points = _product({path: _near_corners(distribution) for path, distribution in searched.items()})
-        return tuple(self.experiment(point) for point in points)
+        found = tuple(self.experiment(point) for point in points)
+        again = self.protocol.confirm is not None or self.protocol.final is not None
+        return (*found, self.base) if again and self.base not in found else found
 
     def start_points(self) -> tuple[dict[str, Scalar], ...]:
         """The start points with every dimension filled in from the base."""

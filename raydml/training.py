@@ -32,6 +32,10 @@ class TrainingFailedError(RuntimeError):
     """A training ended before its last epoch; the message says why."""
 
 
+class TrainingDivergedError(TrainingFailedError):
+    """It would stop at the same place again: TrainingStoppedError, told by a group of workers."""
+
+
 _LOCK_TIMEOUT_S = 120.0
 
 

@@ -17,10 +17,10 @@ import torch
 
 from raydml.config import ConfigError, Resources
 from raydml.epoch import TrainingStoppedError
-from raydml.record import FAILURE
+from raydml.record import FAILURE, STOPPED
 from raydml.session import import_ray
 from raydml.tensorboard import Curves
-from raydml.training import Run, TrainingFailedError
+from raydml.training import Run, TrainingDivergedError, TrainingFailedError
 from raydml.workers import Task, WorkerGroup
 
 import_ray()
@@ -125,4 +125,5 @@ def _result(row: dict[str, float], task: Task) -> dict[str, Any]:
 def _failed(error: Exception) -> dict[str, Any]:
     text = " ".join(str(error).split())
     known = isinstance(error, TrainingStoppedError | TrainingFailedError | ConfigError)
-    return {FAILURE: text if known else f"{type(error).__name__}: {text}", "done": True}
+    stopped = isinstance(error, TrainingStoppedError | TrainingDivergedError)
+    return {FAILURE: text if known else f"{type(error).__name__}: {text}", STOPPED: stopped, "done": True}

@@ -32,10 +32,10 @@ from raydml.data.cache import ImageSet
 from raydml.data.catalog import fingerprint, fold_subsets
 from raydml.display import SearchDisplay
 from raydml.history import read_history, seconds_of
-from raydml.phases import PhaseFailedError, checkpoint_of, follow
+from raydml.phases import PhaseFailedError, checkpoint_of, failures_of, follow
 from raydml.plan import require_packages
 from raydml.record import best_of, point_of, ranked, trial_directory
-from raydml.repeats import Candidate
+from raydml.repeats import Candidate, winner_of
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.session import capacity_ahead, connected
 from raydml.space import Study, metric_names
@@ -62,6 +62,8 @@ class SearchResult:
     """Time of the search, all invocations together."""
     winner: Candidate | None
     """Who won the confirmation, or the best trial where there is none; None before that."""
+    failures: tuple[str, ...]
+    """Confirming and final runs that failed and would fail again, with the reason."""
 
 
 def study_directory(study: Study) -> Path:
@@ -122,19 +124,14 @@ def _search(
                 _run(study, directory, memory, machines(), keeper, warm.trials)
         trials = memory.get_trials()
         best = best_of(trials)
-        if best is not None:
-            _write_best(
-                study,
-                directory,
-                study.experiment(point_of(best, study.distributions())),
-                _trial_checkpoint(study, directory, best),
-            )
+        if best is not None and winner_of(study, directory, trials) is None:
+            # Until a winner is confirmed.
+            _write_best(study, directory, best)
         winner = None
         if best is not None and not _remaining(study, memory):
             winner = follow(study, directory, trials, machines, console)
-    if winner is not None and (kept := checkpoint_of(study, directory, winner, trials)) is not None:
-        _write_best(study, directory, winner.config, kept)
-    return SearchResult(directory, trials, best, baseline, clock.seconds(), winner)
+            _write_winner(study, directory, winner, trials)
+    return SearchResult(directory, trials, best, baseline, clock.seconds(), winner, failures_of(directory))
 
 
 def _run(
@@ -222,8 +219,25 @@ def _remaining(study: Study, memory: optuna.Study) -> bool:
     return ended < study.search.num_trials or any(t.state == TrialState.RUNNING for t in trials)
 
 
-def _write_best(study: Study, directory: Path, experiment: ExperimentConfig, kept: Path) -> None:
-    """best.yaml: an experiment as a study with an empty space, with its checkpoint."""
+def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
+    """best.yaml of the best trial."""
+    experiment = study.experiment(point_of(best, study.distributions()))
+    spec = RunSpec(experiment, trial_directory(directory, best.number), "train", study.folds)
+    _write_experiment(study, directory, experiment, spec.checkpoints()[0])
+
+
+def _write_winner(study: Study, directory: Path, winner: Candidate | None, trials: Sequence[FrozenTrial]) -> None:
+    """best.yaml of the winner with the model that is kept; of a search that confirms nothing the best trial's."""
+    best = best_of(trials)
+    kept = None if winner is None else checkpoint_of(study, directory, winner, trials)
+    if winner is not None and kept is not None:
+        _write_experiment(study, directory, winner.config, kept)
+    elif best is not None:
+        _write_best(study, directory, best)
+
+
+def _write_experiment(study: Study, directory: Path, experiment: ExperimentConfig, kept: Path) -> None:
+    """An experiment as a study with an empty space, with its checkpoint."""
     found = study.model_copy(
         update={
             "base": experiment,
@@ -235,19 +249,10 @@ def _write_best(study: Study, directory: Path, experiment: ExperimentConfig, kep
     atomic.write_text(directory / "best.yaml", yamlfile.dumps(found))
 
 
-def _trial_checkpoint(study: Study, directory: Path, trial: FrozenTrial) -> Path:
-    """The first model of a trial."""
-    return RunSpec(study.base, trial_directory(directory, trial.number), "train", study.folds).checkpoints()[0]
-
-
 def _trainable_images(study: Study) -> ImageSet:
     """The images of a study, every network and loss of which can be built. Raises ConfigError."""
     on_cpu = surely_without_gpu(study.resources, capacity_ahead())
-    again = study.protocol.confirm is not None or study.protocol.final is not None
-    # The base is trained too then, whatever the space leaves of it.
-    structures = study.structures()
-    more = (study.base,) if again and study.base not in structures else ()
-    return require_trainable(*structures, *more, on_cpu=on_cpu)
+    return require_trainable(*study.structures(), on_cpu=on_cpu)
 
 
 def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, float]:

@@ -23,7 +23,7 @@ from raydml.config import ConfigError, Scalar
 from raydml.epoch import TrainingStoppedError
 from raydml.session import import_ray
 from raydml.tensorboard import Curves
-from raydml.training import RunSpec, TrainingFailedError, train
+from raydml.training import RunSpec, TrainingDivergedError, TrainingFailedError, train
 
 ray = import_ray()
 
@@ -33,7 +33,7 @@ from ray.train import report as report_to_controller  # noqa: E402
 from ray.train.torch import TorchTrainer, get_device  # noqa: E402
 from ray.util.queue import Empty, Queue  # noqa: E402
 
-_FAILURE = "failure"
+_FAILURE, _STOPPED = "failure", "stopped"
 _ABORT_TIMEOUT_S = 15.0
 
 
@@ -56,7 +56,7 @@ def _train_worker(config: dict[str, Task]) -> None:
     try:
         train(task.spec, device=get_device(), report=report_to_controller)
     except (TrainingStoppedError, ConfigError) as error:
-        report_to_controller({_FAILURE: str(error)})
+        report_to_controller({_FAILURE: str(error), _STOPPED: isinstance(error, TrainingStoppedError)})
 
 
 class _Forward(UserCallback):
@@ -97,13 +97,13 @@ class WorkerGroup:
     def reports(self) -> Iterator[dict[str, float]]:
         """Every epoch's metrics once, in order, as they come.
 
-        Raises TrainingFailedError where the loss is not finite or workers are lost for good.
+        Raises TrainingDivergedError where the loss is not finite, TrainingFailedError where workers are lost for good.
         """
         last_epoch = 0
         while (row := self._next()) is not None:
             if _FAILURE in row:
                 self._end_curves(failed=True)
-                raise TrainingFailedError(row[_FAILURE])
+                raise (TrainingDivergedError if row[_STOPPED] else TrainingFailedError)(row[_FAILURE])
             # Workers that were restarted report their history again.
             if row and row["epoch"] > last_epoch:
                 last_epoch = int(row["epoch"])

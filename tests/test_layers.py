@@ -28,6 +28,7 @@ LAYERS = (
         "budget",
         "caveats",
         "history",
+        "jsonfile",
         "objectives",
         "price",
         "looks",

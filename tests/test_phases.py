@@ -12,11 +12,11 @@ import pytest
 from raydml import atomic, yamlfile
 from raydml.capacity import Capacity
 from raydml.config import replace_at
-from raydml.phases import checkpoint_of, put_earlier_winner_aside, spec_of
+from raydml.phases import checkpoint_of, failures_of, put_earlier_winner_aside, spec_of
 from raydml.repeating import RepetitionSearcher, run_repetitions
-from raydml.repeats import Candidate, Repetition, base_of, repetition
+from raydml.repeats import Candidate, Repetition, base_of, contenders, repetition, winner_of
 from raydml.space import Study
-from tests.test_repeats import study_of, trials_of
+from tests.test_repeats import study_of, trials_of, write_run
 
 
 class Recorder:
@@ -113,21 +113,40 @@ def write_final(folder: Path, candidate: Candidate, k: int) -> None:
     atomic.write_text(run.directory / "config.yaml", yamlfile.dumps(run.config))
 
 
-@pytest.mark.parametrize("margins", [(0.5,), (0.5, 0.6), (0.5, 0.6, 0.5)])
+@pytest.mark.parametrize("margins", [(0.5,), (0.5, 0.6), (0.5, 0.6, 0.7)])
 def test_what_an_earlier_winner_showed_stays_on_record(tmp_path: Path, margins: tuple[float, ...]) -> None:
     study = study_of()
     for margin in margins:
         winner = Candidate("winner", replace_at(study.base, "loss.margin", margin), 1, 0.5)
         put_earlier_winner_aside(tmp_path / "final", winner)
-        put_earlier_winner_aside(tmp_path / "final", winner)
         for k in (0, 1):
             write_final(tmp_path, winner, k)
         put_earlier_winner_aside(tmp_path / "final", winner)
-    aside = [f"earlier-{n}" for n in range(1, len(margins))]
-    assert sorted(path.name for path in (tmp_path / "final").iterdir()) == [*aside, "winner-seed0", "winner-seed1"]
-    for name, margin in zip(aside, margins, strict=False):
-        text = (tmp_path / "final" / name / "winner-seed1" / "config.yaml").read_text(encoding="utf-8")
-        assert f"margin: {margin}" in text
+    *aside, first, second = sorted(path.name for path in (tmp_path / "final").iterdir())
+    assert (first, second) == ("winner-seed0", "winner-seed1")
+    texts = [(tmp_path / "final" / name / "winner-seed1" / "config.yaml").read_text("utf-8") for name in aside]
+    assert len(texts) == len(margins) - 1
+    for margin in margins[:-1]:
+        assert sum(f"margin: {margin}" in text for text in texts) == 1
+
+
+def test_a_kill_while_a_winner_is_put_aside_leaves_one_winner(tmp_path: Path) -> None:
+    study = study_of()
+    earlier, later = (Candidate("winner", replace_at(study.base, "loss.margin", m), 1, 0.5) for m in (0.5, 0.6))
+    write_final(tmp_path, earlier, 0)
+    put_earlier_winner_aside(tmp_path / "final", later)
+    write_final(tmp_path, earlier, 1)
+    put_earlier_winner_aside(tmp_path / "final", later)
+    [aside] = (tmp_path / "final").iterdir()
+    assert sorted(path.name for path in aside.iterdir()) == ["winner-seed0", "winner-seed1"]
+
+
+def test_another_place_of_the_cache_is_no_other_winner(tmp_path: Path) -> None:
+    study = study_of()
+    write_final(tmp_path, Candidate("winner", study.base, 1, 0.5), 0)
+    elsewhere = Candidate("winner", replace_at(study.base, "data.cache", "/scratch"), 1, 0.5)
+    put_earlier_winner_aside(tmp_path / "final", elsewhere)
+    assert [path.name for path in (tmp_path / "final").iterdir()] == ["winner-seed0"]
 
 
 def test_the_model_that_is_kept(tmp_path: Path) -> None:
@@ -138,3 +157,46 @@ def test_the_model_that_is_kept(tmp_path: Path) -> None:
     for place in ("confirm/0000-seed0", "final/winner-seed0"):
         atomic.write_text(tmp_path / place / "checkpoint" / "meta.json", json.dumps({}))
         assert checkpoint_of(study, tmp_path, winner, trials) == tmp_path / place / "checkpoint"
+
+
+def test_a_run_that_would_fail_again_is_not_tried_again_and_its_configuration_cannot_win(tmp_path: Path) -> None:
+    """A loss that is not finite at a fresh seed must not block a study for good."""
+    study = study_of()
+    trials = trials_of(study, [(0.5, 0.9), (0.6, 0.8)])
+    base, first, second = contenders(study, trials)
+    for candidate, value in ((first, 0.3), (second, 0.2)):
+        for k in range(2):
+            write_run(tmp_path, study, candidate, k, value)
+    write_run(tmp_path, study, base, 0, 0.9)
+    assert winner_of(study, tmp_path, trials) is None
+    diverged = repetition(tmp_path, base, "confirm", 1)
+    searcher, listener = searcher_of(study, diverged)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"failure": "epoch 1, step 3: the loss is nan", "stopped": True})
+    assert diverged.failure() == "epoch 1, step 3: the loss is nan"
+    assert winner_of(study, tmp_path, trials) == first
+    assert failures_of(tmp_path) == ("confirm/base-seed1: epoch 1, step 3: the loss is nan",)
+
+    def machines() -> Capacity:
+        raise AssertionError("nothing is to be done")
+
+    assert run_repetitions(study, tmp_path, [(diverged, spec_of(study, diverged))], machines, listener) == {}
+
+
+def test_what_may_not_fail_again_is_tried_again(tmp_path: Path) -> None:
+    study = study_of()
+    run = repetition(tmp_path, base_of(study, []), "confirm", 0)
+    searcher, _ = searcher_of(study, run)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {"failure": "OSError: no space left", "stopped": False})
+    assert run.failure() is None
+    assert searcher.failures == {run.directory: "OSError: no space left"}
+
+
+def test_where_everything_fails_nobody_wins(tmp_path: Path) -> None:
+    study = study_of()
+    trials = trials_of(study, [(0.5, 0.9)])
+    for candidate in contenders(study, trials):
+        atomic.write_json(repetition(tmp_path, candidate, "confirm", 0).directory / "failure.json", {"reason": "nan"})
+    assert winner_of(study, tmp_path, trials) is None
+    assert len(failures_of(tmp_path)) == 2

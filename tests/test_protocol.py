@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raydml import yamlfile
-from raydml.caveats import departures, stamp
+from raydml.caveats import departures, opening_lines, stamp
 from raydml.config import PRESETS, ConfigError, Confirm, Final, Protocol
 from raydml.config.grammar import validate
 from raydml.space import Study, read
@@ -87,6 +87,11 @@ def test_parts_of_a_preset_are_fields(tmp_path: Path) -> None:
     assert later.protocol.confirm == Confirm(top=2), "the order of overrides does not matter"
 
 
+def test_a_part_that_is_changed_leaves_the_rest_of_the_preset(tmp_path: Path) -> None:
+    study = study_of(tmp_path, "protocol: {preset: mlrc, final: {seeds: 2}}\n")
+    assert study.protocol.final == Final(seeds=2, models="folds")
+
+
 def test_parts_of_a_protocol_that_is_not_named(tmp_path: Path) -> None:
     study = study_of(tmp_path, "protocol: {folds_run: 2, confirm: {seeds: 4}}\n")
     assert study.protocol == Protocol(preset="custom", folds_run=2, confirm=Confirm(seeds=4))
@@ -155,3 +160,11 @@ def test_the_stamp_tells_what_stands_behind_a_number(tmp_path: Path) -> None:
 def test_departures_from_the_paper_are_named(tmp_path: Path) -> None:
     study = study_of(tmp_path, "protocol: mlrc\nsearch: {num_trials: 9, early_stopping: {grace_epochs: 3}}\n")
     assert list(departures(study)) == ["search.early_stopping added", "search.num_trials=9 instead of 50"]
+
+
+def test_the_paper_is_told_apart_before_the_search(tmp_path: Path) -> None:
+    lines = opening_lines(study_of(tmp_path, "protocol: mlrc\n"))
+    assert lines[0].startswith("s: synthetic images; mlrc: 4 of 4 folds")
+    assert len(lines) > 5
+    assert all(line.startswith("  unlike Musgrave et al. 2020: ") for line in lines[1:])
+    assert len(opening_lines(study_of(tmp_path, ""))) == 1

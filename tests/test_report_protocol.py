@@ -122,10 +122,22 @@ def test_an_unfinished_phase_says_how_far_it_is(copied: Path) -> None:
     assert (study.confirm.runs_done, study.confirm.runs_asked, study.confirm.winner) == (8, 12, None)
     assert study.final is None
     assert "> Not finished: 8 of 12 runs." in words
-    assert "> confirm/0002-seed0: ended after epoch 1 of 2 (running, interrupted or failed): in no mean." in words
+    assert "> confirm/0002-seed0: ended after epoch 1 of 2 (running or interrupted): in no mean." in words
     assert "The winner is" not in words
     means = {one.name: one.mean.n if one.mean else 0 for one in study.confirm.candidates}
     assert means == {"base": 2, "0001": 1, "0003": 2, "0002": 0}, "up to the first that is missing"
+
+
+def test_a_candidate_that_failed_is_said_to_have_failed(copied: Path) -> None:
+    winner = contents(copied).confirm
+    assert winner is not None
+    failed = next(one.name for one in winner.candidates if one.name != winner.winner)
+    run = copied / "confirm" / f"{failed}-seed1"
+    (run / "failure.json").write_text('{"reason": "the loss is nan"}', "utf-8")
+    found = contents(copied).confirm
+    assert found is not None
+    assert found.winner == winner.winner
+    assert f"> confirm/{failed}-seed1: failed after epoch 2 of 2, and would again" in page(copied)
 
 
 def test_phases_that_have_not_begun_are_none(cache: Path, tmp_path: Path) -> None:
@@ -248,6 +260,18 @@ def test_a_schedule_counts_the_seeds_it_added(cache: Path, tmp_path: Path) -> No
     assert {one.mean.n for one in found.candidates if one.mean is not None} == {6}
     assert found.winner is None
     assert "Fewer than 5 seeds" not in page(folder).partition("### Test classes")[0]
+
+
+def test_means_are_over_the_seeds_that_name_the_winner(cache: Path, tmp_path: Path) -> None:
+    """An earlier schedule went on for one candidate; later ones ended with fewer seeds."""
+    folder = write_search(study_with(cache, honest(5, half_width=0.9, max_seeds=9)), tmp_path)
+    write_confirm(study_with(cache, honest(6)), folder)
+    for run in (folder / "confirm").glob("base-seed5"):
+        shutil.rmtree(run)
+    found = contents(folder).confirm
+    assert found is not None
+    assert found.winner is not None
+    assert {one.mean.n for one in found.candidates if one.mean is not None} == {5}
 
 
 @pytest.mark.parametrize("kind", ["honest", "legacy", "mlrc"])

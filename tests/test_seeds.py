@@ -42,4 +42,6 @@ def test_purposes_keep_their_numbers() -> None:
         "SAMPLER": 4,
         "FRAMES": 5,
         "CLUSTERS": 6,
+        "CONFIRM": 7,
+        "FINAL": 8,
     }

@@ -86,14 +86,18 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "quick": Preset({"folds_run": 1, "confirm": None, "final": None}, {"num_trials": 15}),
-    "honest": Preset({"folds_run": "all", "confirm": {"top": 4, "seeds": 3}, "final": {"seeds": 5}}),
+    "honest": Preset(
+        {"folds_run": "all", "confirm": {"top": 4, "seeds": 3}, "final": {"seeds": 5}}, {"num_trials": 25}
+    ),
     # Musgrave, Belongie and Lim 2020: 50 trials of a Gaussian process, four folds, the best one ten times.
     "mlrc": Preset(
         {"folds_run": "all", "confirm": None, "final": {"seeds": 10, "models": "folds"}},
         {"num_trials": 50, "sampler": "gp", "early_stopping": None},
         {"num_folds": 4, "test_fraction": 0.5},
     ),
-    "legacy": Preset({"folds_run": 1, "confirm": None, "final": {"seeds": 5, "best_epoch_on_test": True}}),
+    "legacy": Preset(
+        {"folds_run": 1, "confirm": None, "final": {"seeds": 5, "best_epoch_on_test": True}}, {"num_trials": 25}
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -27,10 +27,13 @@ def confirmation_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]
     found = {one.name: _trainings(directory, one, confirm) for one in candidates}
     if all(training.state == "not begun" for of_one in found.values() for training in of_one):
         return None
-    values = {name: _of_folds(study, _ended(of_one)) for name, of_one in found.items()}
+    ended = _counted(found, confirm.seeds)
+    values = {name: _of_folds(study, of_one) for name, of_one in ended.items()}
     tuned = [name for name in values if name != BASE]
     gains = dict(zip(tuned, differences_between([(values[BASE], values[name]) for name in tuned]), strict=True))
-    confirmed = tuple(_confirmed(study, one, found[one.name], gains.get(one.name)) for one in candidates)
+    confirmed = tuple(
+        _confirmed(study, one, found[one.name], ended[one.name], gains.get(one.name)) for one in candidates
+    )
     # Behind the others, which refuse a broken file by its name.
     winner = winner_of(study, directory, trials)
     return Confirmation(
@@ -39,7 +42,7 @@ def confirmation_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]
         runs_asked=confirm.seeds * len(found),
         candidates=confirmed,
         winner=None if winner is None else winner.name,
-        fold_curves={} if winner is None else _fold_curves(study, _ended(found[winner.name])),
+        fold_curves={} if winner is None else _fold_curves(study, ended[winner.name]),
     )
 
 
@@ -58,6 +61,17 @@ def _ended(trainings: Sequence[Training]) -> list[Training]:
     return list(takewhile(lambda training: training.state == "done", trainings))
 
 
+def _counted(found: Mapping[str, Sequence[Training]], seeds: int) -> dict[str, list[Training]]:
+    """Those that name the winner: of each candidate as many, once all have those that were asked for.
+
+    Behind a schedule that went on for a wide candidate, later trials may bring one that ends with fewer seeds.
+    """
+    ended = {name: _ended(of_one) for name, of_one in found.items()}
+    counts = [len(ended[name]) for name, of_one in found.items() if all(t.state != "failed" for t in of_one)]
+    common = min(counts) if counts and min(counts) >= seeds else None
+    return {name: of_one[:common] for name, of_one in ended.items()}
+
+
 def _of_folds(study: Study, trainings: Sequence[Training]) -> dict[Run, float]:
     return {
         (training.planned.config.seed, fold): value_of(training, name)
@@ -72,9 +86,15 @@ def _names(study: Study) -> dict[int, str]:
     return {fold: f"fold{fold}/{metric}" if len(folds) > 1 else metric for fold in folds}
 
 
-def _confirmed(study: Study, one: Candidate, trainings: Sequence[Training], gain: Difference | None) -> Confirmed:
+def _confirmed(
+    study: Study,
+    one: Candidate,
+    trainings: Sequence[Training],
+    counted: Sequence[Training],
+    gain: Difference | None,
+) -> Confirmed:
     metric = study.search.metric
-    values = {training.planned.config.seed: value_of(training, metric) for training in _ended(trainings)}
+    values = {training.planned.config.seed: value_of(training, metric) for training in counted}
     mean = mean_over_seeds({(seed, None): value for seed, value in values.items()})
     return Confirmed(
         name=one.name,

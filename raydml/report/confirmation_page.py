@@ -29,7 +29,8 @@ HOW_TO_READ = (
     "a point (0.005) with 80 % power, judged from the deviation here."
 )
 _STATES = {
-    "unfinished": "ended after epoch {epochs} of {num_epochs} (running, interrupted or failed): in no mean",
+    "unfinished": "ended after epoch {epochs} of {num_epochs} (running or interrupted): in no mean",
+    "failed": "failed after epoch {epochs} of {num_epochs}, and would again: its configuration cannot win",
     "not evaluated": "trained, but not evaluated on the test classes yet: in no mean",
     "other configuration": "trained with another configuration than this study's: in no mean",
 }

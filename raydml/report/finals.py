@@ -10,6 +10,8 @@ from optuna.trial import FrozenTrial
 
 from raydml import statistics
 from raydml.config import ConfigError, Final
+from raydml.history import read_history
+from raydml.identity import without_cache
 from raydml.repeats import BASE, Candidate, finalists, winner_of
 from raydml.report import phases
 from raydml.report.class_tables import read_class_means
@@ -23,7 +25,7 @@ from raydml.report.estimates import (
 )
 from raydml.report.phases import Finalist, Gain, OnTest, ReadOut
 from raydml.report.reading import plain, read_numbers
-from raydml.report.repetitions import Training, settings_of, trainings_of, without_cache
+from raydml.report.repetitions import Training, settings_of, trainings_of
 from raydml.space import Study
 from raydml.statistics import Run
 
@@ -65,7 +67,7 @@ Found = dict[ReadOut, _Values]
 def final_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> phases.Final | None:
     """None where the protocol leaves the test classes alone, or no run has begun. Raises ConfigError."""
     final = study.protocol.final
-    earlier = len([path for path in (directory / "final").glob("earlier-*") if path.is_dir()])
+    earlier = len(_met_test_classes(directory / "final"))
     begun = any((directory / "final").glob("*/config.yaml"))
     if final is None or not (begun or earlier):
         return None
@@ -88,6 +90,17 @@ def final_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> ph
     )
 
 
+def _met_test_classes(final: Path) -> set[str]:
+    """Folders of earlier winners whose models met the test classes, after the last epoch or after each."""
+    evaluated = [path.parents[3].name for path in final.glob("earlier-*/*/evaluation/test/metrics.json")]
+    watched = [
+        run.parent.name
+        for run in final.glob("earlier-*/*")
+        if any(key.startswith("test/") for row in read_history(run) for key in row)
+    ]
+    return {*evaluated, *watched}
+
+
 def _evaluated(study: Study, training: Training) -> Training:
     """Done is only what met the test classes."""
     if training.state != "done" or all((folder / "metrics.json").exists() for folder in _evaluations(study, training)):
@@ -98,7 +111,7 @@ def _evaluated(study: Study, training: Training) -> Training:
 def _evaluations(study: Study, training: Training) -> list[Path]:
     """Folders of a training that hold an evaluation on test classes: of the whole, then of each fold's model."""
     assert study.protocol.final is not None
-    folds = study.folds if study.protocol.final.models == "folds" else ()
+    folds = study.folds if study.protocol.final.models == "folds" and len(study.folds) > 1 else ()
     places = [training.directory, *(training.directory / f"fold{fold}" for fold in folds)]
     return [place / "evaluation" / "test" for place in places]
 

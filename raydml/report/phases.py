@@ -48,8 +48,8 @@ class Repeat(Model):
     name: str
     """Its folder within the study."""
     seed: int
-    state: Literal["not begun", "unfinished", "not evaluated", "other configuration", "done"]
-    """Only what is done is in a mean; `unfinished` still runs, was interrupted or failed."""
+    state: Literal["not begun", "unfinished", "failed", "not evaluated", "other configuration", "done"]
+    """Only what is done is in a mean; `unfinished` still runs or was interrupted."""
     epochs: int
     num_epochs: int
     seconds: float

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue, TypeAdapter
 
+from raydml import jsonfile
 from raydml.config import ConfigError
 from raydml.history import Row, numbers
 from raydml.report.contents import Curves
@@ -55,19 +55,6 @@ def _of_folder(folder: Path) -> tuple[list[Path], list[Path]]:
     return [folder] if of_search else [], runs
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """A file that holds a JSON object. Raises ConfigError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: expected names and values, but got {type(value).__name__}")
-    return value
-
-
 def plain(raw: Mapping[str, object]) -> dict[str, JsonValue]:
     """A configuration as `dump` writes it, by the type that a page can hold."""
     return TypeAdapter(dict[str, JsonValue]).validate_python(raw)
@@ -75,7 +62,7 @@ def plain(raw: Mapping[str, object]) -> dict[str, JsonValue]:
 
 def read_numbers(path: Path) -> Row:
     """A file of named numbers. Raises ConfigError."""
-    return numbers(read_json(path), f"{path}")
+    return numbers(jsonfile.load(path), f"{path}")
 
 
 def curves_of(rows: Sequence[Row]) -> Curves:

@@ -10,14 +10,15 @@ from typing import Literal
 from pydantic import JsonValue
 
 from raydml import yamlfile
-from raydml.config import ConfigError, ExperimentConfig, Repeats, dump, parse
+from raydml.config import ConfigError, ExperimentConfig, Repeats, parse
 from raydml.config.grammar import differences
 from raydml.history import Row, read_history, seconds_of
+from raydml.identity import without_cache
 from raydml.repeats import Candidate, Phase, Repetition, repetition
 from raydml.report.phases import Repeat, Spent
 from raydml.report.reading import plain
 
-State = Literal["not begun", "unfinished", "not evaluated", "other configuration", "done"]
+State = Literal["not begun", "unfinished", "failed", "not evaluated", "other configuration", "done"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def _training(planned: Repetition) -> Training:
         return Training(planned, rows, "not begun")
     if without_cache(_config_of(planned.directory)) != without_cache(planned.config):
         return Training(planned, rows, "other configuration")
+    if planned.failure() is not None:
+        return Training(planned, rows, "failed")
     whole = len(rows) >= planned.config.training.num_epochs
     return Training(planned, rows, "done" if whole else "unfinished")
 
@@ -68,14 +71,6 @@ def _config_of(directory: Path) -> ExperimentConfig:
         return parse(yamlfile.load(path))
     except ConfigError as error:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-
-
-def without_cache(config: ExperimentConfig) -> dict[str, object]:
-    """A configuration as plain data, but for the place of the cache: no result depends on it."""
-    raw = dump(config)
-    data = raw["data"]
-    assert isinstance(data, dict)
-    return {**raw, "data": {key: value for key, value in data.items() if key != "cache"}}
 
 
 def settings_of(base: ExperimentConfig, config: ExperimentConfig) -> dict[str, JsonValue]:

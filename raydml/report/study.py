@@ -11,10 +11,12 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
+from raydml import jsonfile
 from raydml.caveats import stamp
 from raydml.config import ConfigError, Distribution, ExperimentConfig, dump
 from raydml.config.grammar import differences
 from raydml.history import Row, read_history, seconds_of
+from raydml.identity import without_cache
 from raydml.looks import looks_of
 from raydml.record import (
     FAILURE,
@@ -32,8 +34,7 @@ from raydml.report.contents import Best, Budget, Change, Dimension, Importance, 
 from raydml.report.finals import final_of
 from raydml.report.phases import Spent
 from raydml.report.plan import plan_of
-from raydml.report.reading import curves_of, plain, read_json, read_numbers
-from raydml.report.repetitions import without_cache
+from raydml.report.reading import curves_of, plain, read_numbers
 from raydml.report.trainings import of_study, provenance_of
 from raydml.space import Study, read
 
@@ -49,7 +50,7 @@ def study_contents(directory: Path) -> StudyContents:
     distributions = study.distributions()
     begun = [trial for trial in memory.get_trials() if trial.state != TrialState.WAITING]
     rows = {trial.number: read_history(trial_directory(directory, trial.number)) for trial in begun}
-    identity = read_json(directory / "identity.json")
+    identity = jsonfile.load(directory / "identity.json")
     baseline = directory / "baseline.json"
     return StudyContents(
         name=study.name,

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from raydml import yamlfile
+from raydml import jsonfile, yamlfile
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
 from raydml.history import Row, read_history, seconds_of
 from raydml.report.contents import Metrics, ModelMetrics, Provenance, RunContents
-from raydml.report.reading import curves_of, plain, read_json, read_numbers
+from raydml.report.reading import curves_of, plain, read_numbers
 
 _SPLITS = ("val", "test")
 _OF_A_STUDY = ("trials", "confirm", "final")
@@ -51,10 +51,10 @@ def _meta(directory: Path) -> dict[str, object]:
     """
     found = [*directory.glob("checkpoint/meta.json"), *sorted(directory.glob("fold*/checkpoint/meta.json"))]
     if found:
-        return read_json(found[0])
+        return jsonfile.load(found[0])
     identity = directory.parent.parent / "identity.json"
     if directory.parent.name in _OF_A_STUDY and identity.exists():
-        known = of_study(read_json(identity))
+        known = of_study(jsonfile.load(identity))
         return known if directory.parent.name == "final" else {**known, "fold": 0}
     return {}
 

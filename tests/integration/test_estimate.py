@@ -12,6 +12,7 @@ from raydml.space import read
 from tests.integration.studies import run_here, write_study
 
 
+@pytest.mark.endurance  # wall time: it means something on a quiet machine only
 @pytest.mark.usefixtures("ray_here")
 def test_an_estimate_is_near_what_the_search_takes_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     path = write_study(tmp_path, cache)
