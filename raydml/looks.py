@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from raydml.config import ConfigError
@@ -32,20 +32,37 @@ def note_look(directory: Path, checkpoint: Path, metrics: Mapping[str, float]) -
         os.fsync(file.fileno())
 
 
+def note_curve(directory: Path, checkpoint: Path, rows: Iterable[Mapping[str, float]]) -> None:
+    """Notes the epochs of a curve on test classes that are not noted yet; of rows without `test/...` nothing."""
+    noted = {_look(line, where) for line, where in _lines(directory)}
+    for row in rows:
+        seen = {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
+        metrics = {"epoch": row["epoch"], **seen}
+        relative = checkpoint.relative_to(directory).as_posix()
+        line = json.dumps({"checkpoint": relative, "metrics": metrics})
+        if seen and _look(line, relative) not in noted:
+            note_look(directory, checkpoint, metrics)
+
+
 def looks_of(directory: Path) -> dict[str, int]:
     """Looks at test classes by the run whose model looked, `final/winner-seed0`. Raises ConfigError naming the line.
 
     The same numbers of the same model again are no new look: a look that was interrupted is repeated.
     """
+    looks = {_look(line, where) for line, where in _lines(directory)}
+    return dict(sorted(Counter(run for run, _ in looks).items()))
+
+
+def _lines(directory: Path) -> list[tuple[str, str]]:
+    """Every line, and where it stands."""
     path = directory / _FILE
     if not path.exists():
-        return {}
+        return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    looks = {_look(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)}
-    return dict(sorted(Counter(run for run, _ in looks).items()))
+    return [(line, f"{path}: line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def _look(line: str, where: str) -> tuple[str, str]:

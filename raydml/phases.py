@@ -23,7 +23,7 @@ from raydml.capacity import worker_of
 from raydml.config import ExperimentConfig, parse
 from raydml.history import read_history
 from raydml.identity import without_cache
-from raydml.looks import note_look
+from raydml.looks import note_curve
 from raydml.phase_display import PhaseDisplay
 from raydml.repeating import Machines, run_repetitions
 from raydml.repeats import (
@@ -38,6 +38,7 @@ from raydml.repeats import (
     due,
     evaluated,
     finalists,
+    folds_on_test,
     repetition,
     standing,
     winner_of,
@@ -177,10 +178,7 @@ def _without_seed(config: ExperimentConfig) -> dict[str, object]:
 def _note_every_epoch(directory: Path) -> None:
     """A curve on test classes, where the protocol asks for it, is a look after every epoch."""
     for run in sorted((directory / "final").glob("*-seed*")):
-        for row in read_history(run):
-            seen = {name.removeprefix("test/"): value for name, value in row.items() if name.startswith("test/")}
-            if seen:
-                note_look(directory, run / "checkpoint", {"epoch": row["epoch"], **seen})
+        note_curve(directory, run / "checkpoint", read_history(run))
 
 
 def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, console: Console) -> None:
@@ -189,8 +187,7 @@ def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, cons
         return
     worker = worker_of(study.resources, machines())
     settings = ["split=test", f"resources.cpus_per_worker={worker.cpus}", f"resources.gpus_per_worker={worker.gpus}"]
-    assert study.protocol.final is not None
-    if study.protocol.final.models == "folds" and len(study.folds) > 1:
+    if folds_on_test(study):
         settings.append("fold=all")
     folders = [str(run.directory) for run in runs]
     console.print(f"final: {len(runs)} models meet the test classes, once", highlight=False)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raydml import price, yamlfile
-from raydml.capacity import concurrency, fitting_trials, this_machine, worker_of
+from raydml.capacity import Capacity, concurrency, fitting_trials, this_machine, worker_of
 from raydml.caveats import opening_lines
 from raydml.config import LEARNING, ConfigError, SamplerName, SearchConfig
 from raydml.objectives import described
@@ -41,6 +41,13 @@ def require_packages(search: SearchConfig) -> None:
                 f"search.sampler: {search.sampler} needs the package {package}, which is not installed: "
                 f"pip install {extra}"
             )
+
+
+def trials_at_a_time(study: Study, capacity: Capacity, num_trials: int) -> int:
+    """What the machines hold, at most `search.max_concurrent`. Raises ConfigError where they can never hold one."""
+    chosen = study.search.max_concurrent
+    limit = None if chosen == "auto" else chosen
+    return concurrency(study.resources, capacity, limit=limit, num_trials=num_trials)
 
 
 def print_plan(study: Study, console: Console, *, trainings: int, folds: int, searched: bool) -> None:
@@ -122,7 +129,5 @@ def _machine_lines(study: Study, num_trials: int) -> Iterator[str]:
     workers = study.resources.workers_per_trial
     yield f"a trial needs: {workers} workers x {worker.cpus:g} CPUs and {worker.gpus:g} GPUs"
     if not joins_cluster():
-        chosen = study.search.max_concurrent
-        limit = None if chosen == "auto" else chosen
-        at_a_time = concurrency(study.resources, capacity, limit=limit, num_trials=num_trials)
+        at_a_time = trials_at_a_time(study, capacity, num_trials)
         yield f"this machine: {capacity.cpus:g} CPUs, {capacity.gpus:g} GPUs: {at_a_time} at a time"

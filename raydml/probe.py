@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
-from raydml.capacity import Worker, concurrency, surely_without_gpu, worker_of
+from raydml.capacity import Worker, surely_without_gpu, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, replace_at
 from raydml.data.batches import num_steps
 from raydml.data.catalog import fold_subsets, trainval_subset
 from raydml.divide import clusters_before
+from raydml.plan import trials_at_a_time
 from raydml.price import Speed, speed_of
 from raydml.session import capacity_ahead, connected, import_ray
 from raydml.space import Study
@@ -76,9 +77,7 @@ def measure(study: Study, *, verbose: bool = False) -> tuple[Speed, int]:
     started = time.perf_counter()
     with connected(verbose=verbose) as capacity, _scratch(Path(study.storage).expanduser().resolve()) as folder:
         worker = worker_of(study.resources, capacity)
-        chosen = study.search.max_concurrent
-        limit = None if chosen == "auto" else chosen
-        at_a_time = concurrency(study.resources, capacity, limit=limit, num_trials=study.search.num_trials)
+        at_a_time = trials_at_a_time(study, capacity, study.search.num_trials)
         spec = _spec(study, folder)
         try:
             if study.resources.workers_per_trial == 1:

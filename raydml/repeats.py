@@ -138,8 +138,9 @@ def winner_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> C
     One that failed with a fresh seed cannot. Without a confirm phase the best trial. None where no trial is complete or
     a confirming run is missing.
     """
-    if study.protocol.confirm is None or not _complete(study, trials):
-        return next(iter(_complete(study, trials)), None)
+    complete = _complete(study, trials)
+    if study.protocol.confirm is None or not complete:
+        return complete[0] if complete else None
     found = standing(directory, study.protocol.confirm, contenders(study, trials), "confirm")
     values = [confirmed(study, directory, candidate) for candidate in found]
     if not found or due(study.protocol.confirm, values):
@@ -164,6 +165,12 @@ def finalists(study: Study, winner: Candidate, trials: Sequence[FrozenTrial]) ->
     return (base,) if winner.config == base.config else (replace(winner, name=WINNER), base)
 
 
+def folds_on_test(study: Study) -> tuple[int, ...]:
+    """The folds whose models meet the test classes one by one and together; none where there is one model."""
+    final = study.protocol.final
+    return study.folds if final is not None and final.models == "folds" and len(study.folds) > 1 else ()
+
+
 def confirmed(study: Study, directory: Path, candidate: Candidate) -> list[float]:
     """The searched metric after the last epoch of the confirming runs 0, 1 ..., up to the first that has not ended."""
     assert study.protocol.confirm is not None
@@ -181,11 +188,12 @@ def values_of(repeats: Repeats, directory: Path, candidate: Candidate, phase: Ph
     """A metric of the repetitions 0, 1 ... of a candidate, up to the first that has no result."""
     values: list[float] = []
     for index in range(repeats.most):
-        row = repetition(directory, candidate, phase, index).result()
+        run = repetition(directory, candidate, phase, index)
+        row = run.result()
         if row is None:
             break
         if metric not in row:
-            raise ConfigError(f"{repetition(directory, candidate, phase, index).directory}: its result has no {metric}")
+            raise ConfigError(f"{run.directory}: its result has no {metric}")
         values.append(row[metric])
     return values
 

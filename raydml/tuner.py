@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from raydml.capacity import Capacity, concurrency, worker_of
+from raydml.capacity import Capacity, worker_of
+from raydml.plan import trials_at_a_time
 from raydml.session import import_ray
 from raydml.space import Study
 from raydml.trial import trainable_of
@@ -41,7 +42,6 @@ def run_trials(
     Returns when they have ended, and after a Ctrl-C as well: Tune catches the first one itself.
     """
     worker = worker_of(study.resources, capacity)
-    limit = None if study.search.max_concurrent == "auto" else study.search.max_concurrent
     scratch = directory / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
@@ -50,7 +50,7 @@ def run_trials(
             search_alg=searcher,
             scheduler=scheduler or FIFOScheduler(),
             num_samples=num_trials,
-            max_concurrent_trials=concurrency(study.resources, capacity, limit=limit, num_trials=num_trials),
+            max_concurrent_trials=trials_at_a_time(study, capacity, num_trials),
             # A group's trial holds the handle of its workers: only an inline one can start over.
             reuse_actors=study.resources.workers_per_trial == 1,
         ),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydml.config import ConfigError
-from raydml.looks import looks_of, note_look
+from raydml.looks import looks_of, note_curve, note_look
 
 
 def test_a_look_is_a_line_with_time_checkpoint_and_metrics(tmp_path: Path) -> None:
@@ -35,6 +35,18 @@ def test_looks_are_counted_by_run_and_a_repeated_one_is_none(tmp_path: Path) -> 
     ):
         note_look(tmp_path, tmp_path / checkpoint, {"map@r": value})
     assert looks_of(tmp_path) == {".": 1, "final/base-seed0": 2, "trials/0003": 2}
+
+
+def test_the_epochs_of_a_curve_are_noted_once_however_often_it_is_read(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "final" / "base-seed0" / "checkpoint"
+    rows = [{"epoch": epoch, "train/loss": 1.0, "test/map@r": 0.5} for epoch in (1, 2)]
+    for known in (rows[:1], rows, rows):
+        note_curve(tmp_path, checkpoint, known)
+    lines = (tmp_path / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["metrics"] for line in lines] == [{"epoch": 1, "map@r": 0.5}, {"epoch": 2, "map@r": 0.5}]
+    assert looks_of(tmp_path) == {"final/base-seed0": 2}, "equal numbers of two epochs are two looks"
+    note_curve(tmp_path, checkpoint, [{"epoch": 3, "train/loss": 1.0}])
+    assert looks_of(tmp_path) == {"final/base-seed0": 2}
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"time": "now"}'])

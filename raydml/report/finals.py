@@ -12,7 +12,7 @@ from raydml import statistics
 from raydml.config import ConfigError, Final
 from raydml.history import read_history
 from raydml.identity import without_cache
-from raydml.repeats import BASE, Candidate, finalists, winner_of
+from raydml.repeats import BASE, Candidate, finalists, folds_on_test, winner_of
 from raydml.report import phases
 from raydml.report.class_tables import read_class_means
 from raydml.report.estimates import (
@@ -110,9 +110,7 @@ def _evaluated(study: Study, training: Training) -> Training:
 
 def _evaluations(study: Study, training: Training) -> list[Path]:
     """Folders of a training that hold an evaluation on test classes: of the whole, then of each fold's model."""
-    assert study.protocol.final is not None
-    folds = study.folds if study.protocol.final.models == "folds" and len(study.folds) > 1 else ()
-    places = [training.directory, *(training.directory / f"fold{fold}" for fold in folds)]
+    places = [training.directory, *(training.directory / f"fold{fold}" for fold in folds_on_test(study))]
     return [place / "evaluation" / "test" for place in places]
 
 
