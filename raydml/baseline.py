@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raydml.data.cache import ImageSet, Pixels
-from raydml.data.catalog import Subset
+from raydml.data.cache import ImageSet
+from raydml.data.decoding import Pixels
+from raydml.data.subsets import Subset
 from raydml.metrics import retrieval_metrics
 
 # Larger images are averaged down to this first: neighbours of pixels get better, not worse, and memory stays small.

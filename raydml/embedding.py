@@ -16,7 +16,8 @@ from raydml import checkpoint
 from raydml.capacity import embedding_actors
 from raydml.config import Resources
 from raydml.data.batches import PixelSource, sequential_batches
-from raydml.data.catalog import Split, open_images, split_subset
+from raydml.data.opening import open_images
+from raydml.data.subsets import Split, split_subset
 from raydml.embedding_files import Rows, as_column, as_matrix
 from raydml.epoch import embed
 from raydml.session import connected, import_ray

@@ -31,7 +31,8 @@ from raydml.baseline import raw_pixel_metrics
 from raydml.config import ConfigError, DataConfig, EvaluateOptions, Resources, dump
 from raydml.config.grammar import validate
 from raydml.data.cache import ImageSet
-from raydml.data.catalog import Split, Subset, open_images, split_subset
+from raydml.data.opening import open_images
+from raydml.data.subsets import Split, Subset, split_subset
 from raydml.embedding import embed_subset
 from raydml.embedding_files import Rows, read_embeddings, write_embeddings
 from raydml.looks import note_look

@@ -12,12 +12,12 @@ import torch
 
 from raydml import checkpoint, seeds
 from raydml.clustering import redivided
-from raydml.config import ConfigError, ExperimentConfig, FolderConfig, dump
+from raydml.config import ConfigError, ExperimentConfig, Photos, dump
 from raydml.config.grammar import differences
 from raydml.data.batches import PixelSource, class_balanced_batches, num_steps, training_batches
 from raydml.data.cache import ImageSet
-from raydml.data.catalog import Subset, fold_subsets, test_subset, trainval_subset
 from raydml.data.cluster_batches import cluster_batches
+from raydml.data.subsets import Subset, fold_subsets, test_subset, trainval_subset
 from raydml.distributed import gather_ragged, rank, world_size
 from raydml.divide import clusters_before, drop_singletons, stage_of
 from raydml.epoch import TrainingState, embed_share, new_state, train_epoch
@@ -207,4 +207,4 @@ def data_shape(config: ExperimentConfig, images: ImageSet, train: Subset) -> Dat
 
 def input_size(config: ExperimentConfig, images: ImageSet) -> int:
     """Height and width of the network's input."""
-    return config.data.input_size if isinstance(config.data, FolderConfig) else int(images.images.shape[1])
+    return config.data.input_size if isinstance(config.data, Photos) else int(images.images.shape[1])

@@ -24,7 +24,7 @@ import torch
 from raydml.capacity import Worker, surely_without_gpu, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, replace_at
 from raydml.data.batches import num_steps
-from raydml.data.catalog import fold_subsets, trainval_subset
+from raydml.data.subsets import fold_subsets, trainval_subset
 from raydml.divide import clusters_before
 from raydml.plan import trials_at_a_time
 from raydml.price import Speed, speed_of

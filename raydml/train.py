@@ -22,7 +22,8 @@ from raydml import atomic
 from raydml.baseline import raw_pixel_metrics
 from raydml.capacity import Worker, fitting_trials, require_images_for, surely_without_gpu, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
-from raydml.data.catalog import fold_subsets, open_images
+from raydml.data.opening import open_images
+from raydml.data.subsets import fold_subsets
 from raydml.history import read_history
 from raydml.session import capacity_ahead, connected
 from raydml.training import RunSpec, TrainingFailedError, final_metrics, require_trainable

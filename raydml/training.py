@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 from raydml import atomic, yamlfile
 from raydml.config import ConfigError, ExperimentConfig
 from raydml.data.cache import ImageSet
-from raydml.data.catalog import open_images, trainval_subset
+from raydml.data.opening import open_images
+from raydml.data.subsets import trainval_subset
 from raydml.distributed import barrier, rank
 from raydml.fold_models import FoldModels
 from raydml.history import read_history

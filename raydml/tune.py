@@ -29,7 +29,8 @@ from raydml.capacity import Capacity, Worker, surely_without_gpu, worker_of
 from raydml.caveats import stamp
 from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
-from raydml.data.catalog import fingerprint, fold_subsets
+from raydml.data.opening import fingerprint
+from raydml.data.subsets import fold_subsets
 from raydml.display import SearchDisplay
 from raydml.history import read_history, seconds_of
 from raydml.phases import PhaseFailedError, checkpoint_of, failures_of, follow

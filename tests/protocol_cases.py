@@ -19,7 +19,7 @@ from raydml.checkpoint import versions
 from raydml.config import ExperimentConfig, Scalar, dump
 from raydml.config.grammar import validate
 from raydml.config.protocol import with_preset
-from raydml.data.catalog import fingerprint
+from raydml.data.opening import fingerprint
 from raydml.looks import looks_of, note_look
 from raydml.record import trial_directory
 from raydml.repeats import Candidate, Repetition, contenders, finalists, repetition, winner_of

@@ -17,7 +17,8 @@ from raydml.baseline import raw_pixel_metrics
 from raydml.checkpoint import versions
 from raydml.config import ExperimentConfig, Scalar, dump
 from raydml.config.grammar import validate
-from raydml.data.catalog import fingerprint, fold_subsets, open_images
+from raydml.data.opening import fingerprint, open_images
+from raydml.data.subsets import fold_subsets
 from raydml.history import read_history, seconds_of
 from raydml.record import trial_directory
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study

@@ -11,8 +11,10 @@ import torch
 
 from raydml.baseline import raw_pixel_metrics
 from raydml.config import DigitsConfig
-from raydml.data.cache import ImageSet, Pixels
-from raydml.data.catalog import Subset, open_images, trainval_subset
+from raydml.data.cache import ImageSet
+from raydml.data.decoding import Pixels
+from raydml.data.opening import open_images
+from raydml.data.subsets import Subset, trainval_subset
 from raydml.metrics import retrieval_metrics
 
 

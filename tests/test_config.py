@@ -37,7 +37,8 @@ def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401
     return [annotation]
 
 
-NEEDED: dict[str, Raw] = {"folder": {"root": "images"}, "library": {"name": "NTXentLoss"}}
+PHOTOS = ("folder", "csv", "parquet", "cub200", "cars196", "sop", "inshop", "vehicleid")
+NEEDED: dict[str, Raw] = {**{kind: {"root": "images"} for kind in PHOTOS}, "library": {"name": "NTXentLoss"}}
 """Kinds whose name alone is no configuration, and what they need."""
 
 

@@ -16,7 +16,8 @@ import torch
 import raydml.space  # noqa: F401
 from raydml.config import ExperimentConfig, Model
 from raydml.data.batches import PixelSource
-from raydml.data.catalog import fold_subsets, open_images
+from raydml.data.opening import open_images
+from raydml.data.subsets import fold_subsets
 from raydml.epoch import embed_share, new_state
 from raydml.metrics import retrieval_metrics
 from raydml.model_training import data_shape

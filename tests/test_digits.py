@@ -9,8 +9,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from raydml.config import DigitsConfig
-from raydml.data.catalog import open_images
 from raydml.data.digits import read_digits
+from raydml.data.opening import open_images
 
 
 def test_all_scans_are_there_with_their_labels() -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from raydml.config import ConfigError, ExperimentConfig
-from raydml.data.catalog import fold_subsets, open_images
+from raydml.data.opening import open_images
+from raydml.data.subsets import fold_subsets
 from raydml.epoch import TrainingStoppedError
 from raydml.history import read_history
 from raydml.kmeans import Shard

@@ -13,7 +13,8 @@ import torch
 
 from raydml.baseline import raw_pixel_metrics
 from raydml.config import ExperimentConfig, replace_at
-from raydml.data.catalog import fingerprint, fold_subsets, open_images, trainval_subset
+from raydml.data.opening import fingerprint, open_images
+from raydml.data.subsets import fold_subsets, trainval_subset
 from raydml.training import RunSpec, require_trainable, train
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from raydml import yamlfile
 from raydml.caveats import departures, opening_lines, stamp
-from raydml.config import PRESETS, ConfigError, Confirm, Final, Protocol
+from raydml.config import PRESETS, ConfigError, Confirm, Final, FreeSplit, Protocol
 from raydml.config.grammar import validate
 from raydml.space import Study, read
 
@@ -63,6 +63,7 @@ def test_every_preset_is_tested_and_only_custom_is_none() -> None:
 def test_the_paper_has_no_early_stopping_and_four_folds(tmp_path: Path) -> None:
     study = study_of(tmp_path, "base: {data: {kind: glyphs, num_classes: 60}}\nprotocol: mlrc\n")
     assert (study.search.early_stopping, study.search.sampler) == (None, "gp")
+    assert isinstance(study.base.data, FreeSplit)
     assert (study.base.data.num_folds, study.base.data.test_fraction) == (4, 0.5)
 
 

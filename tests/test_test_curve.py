@@ -9,7 +9,7 @@ import torch
 
 from raydml import checkpoint, training
 from raydml.config import ConfigError, DataConfig, ExperimentConfig, replace_at
-from raydml.data import catalog
+from raydml.data import opening, subsets
 from raydml.data.cache import ImageSet
 from raydml.metrics import retrieval_metrics
 from raydml.training import Run, RunSpec
@@ -43,8 +43,8 @@ def test_the_curve_ends_at_what_an_evaluation_of_the_checkpoint_finds(
     wide: ExperimentConfig, tmp_path: Path, device: torch.device
 ) -> None:
     rows = run_to_the_end(spec_of(wide, tmp_path), device)
-    images = catalog.open_images(wide.data, with_test=True)
-    subset = catalog.test_subset(images, wide.data)
+    images = opening.open_images(wide.data, with_test=True)
+    subset = subsets.test_subset(images, wide.data)
     pixels = torch.from_numpy(images.images[subset.index]).permute(0, 3, 1, 2).to(device)
     model = checkpoint.load_objective(tmp_path / "checkpoint")[0].to(device).model
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_without_it_no_test_image_is_opened(
     opened: list[ImageSet] = []
 
     def noted(config: DataConfig, *, with_test: bool = False) -> ImageSet:
-        opened.append(catalog.open_images(config, with_test=with_test))
+        opened.append(opening.open_images(config, with_test=with_test))
         return opened[-1]
 
     monkeypatch.setattr(training, "open_images", noted)

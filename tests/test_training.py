@@ -15,7 +15,8 @@ from filelock import FileLock
 from raydml import checkpoint, yamlfile
 from raydml.config import ConfigError, ExperimentConfig, parse, replace_at
 from raydml.data.batches import class_balanced_batches
-from raydml.data.catalog import fold_subsets, open_images, trainval_subset
+from raydml.data.opening import open_images
+from raydml.data.subsets import fold_subsets, trainval_subset
 from raydml.epoch import NonFiniteLossError
 from raydml.history import read_history
 from raydml.metrics import retrieval_metrics

@@ -6,7 +6,7 @@ validates the result; nothing mutates one.
 
 from raydml.config.base import ConfigError, Model
 from raydml.config.commands import EvaluateOptions, ReportOptions, TrainOptions
-from raydml.config.data import AugmentConfig, DataConfig, DigitsConfig, FolderConfig, GlyphsConfig, Sampling
+from raydml.config.data import DataConfig, DigitsConfig, GlyphsConfig
 from raydml.config.divide import DivideConfig
 from raydml.config.experiment import ExperimentConfig
 from raydml.config.grammar import dump, parse, replace_at
@@ -52,8 +52,23 @@ from raydml.config.optimization import (
     StepConfig,
     TrainingConfig,
 )
+from raydml.config.photos import (
+    Cars196Config,
+    CsvConfig,
+    Cub200Config,
+    FolderConfig,
+    InShopConfig,
+    ParquetConfig,
+    Photos,
+    PhotosConfig,
+    Published,
+    SopConfig,
+    Table,
+    VehicleIdConfig,
+)
 from raydml.config.protocol import PRESETS, Confirm, Final, Protocol, Repeats
 from raydml.config.ranges import Distribution, Range, distribution_of
+from raydml.config.sampling import AugmentConfig, FreeSplit, Sampling
 from raydml.config.see import SeeConfig
 from raydml.config.study import LEARNING, EarlyStopping, Resources, SamplerName, Scalar, SearchConfig
 
@@ -64,6 +79,7 @@ __all__ = [
     "AngularConfig",
     "ArcFaceConfig",
     "AugmentConfig",
+    "Cars196Config",
     "CircleConfig",
     "ConfigError",
     "Confirm",
@@ -71,6 +87,8 @@ __all__ = [
     "ContrastiveConfig",
     "CosFaceConfig",
     "CosineConfig",
+    "CsvConfig",
+    "Cub200Config",
     "CurricularFaceConfig",
     "DataConfig",
     "DigitsConfig",
@@ -83,8 +101,10 @@ __all__ = [
     "ExperimentConfig",
     "Final",
     "FolderConfig",
+    "FreeSplit",
     "GlyphsConfig",
     "HistogramConfig",
+    "InShopConfig",
     "LibraryConfig",
     "LiftedStructureConfig",
     "LossConfig",
@@ -99,10 +119,14 @@ __all__ = [
     "OptimizerConfig",
     "PairLoss",
     "PairLossConfig",
+    "ParquetConfig",
+    "Photos",
+    "PhotosConfig",
     "Protocol",
     "ProxyAnchorConfig",
     "ProxyLossConfig",
     "ProxyNCAConfig",
+    "Published",
     "Range",
     "RankingLossConfig",
     "RecallAtKConfig",
@@ -118,11 +142,14 @@ __all__ = [
     "SgdConfig",
     "SmoothAPConfig",
     "SoftTripleConfig",
+    "SopConfig",
     "StepConfig",
     "SupConConfig",
+    "Table",
     "TrainOptions",
     "TrainingConfig",
     "TripletConfig",
+    "VehicleIdConfig",
     "backbone_names",
     "distribution_of",
     "dump",

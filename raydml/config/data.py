@@ -1,64 +1,16 @@
-"""Which images a run sees, how they are split by class and how batches are drawn."""
+"""Which images a run sees: rendered, shipped with a package, or photographs."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from raydml.config.base import Model
-
-
-class AugmentConfig(Model):
-    """Random crop and flip of training images, computed on the device for the whole batch."""
-
-    smallest_crop: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Smallest share of the image's area a random crop may have; 1 takes the whole image."""
-
-    widest_aspect: float = Field(default=4.0 / 3.0, ge=1.0, le=4.0)
-    """Largest ratio of the sides of a random crop."""
-
-    flip: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Probability of a horizontal flip."""
+from raydml.config.photos import PhotosConfig
+from raydml.config.sampling import FreeSplit
 
 
-class Sampling(Model):
-    """What every kind of data has: the geometry of a batch, the folds and the cache."""
-
-    batch_size: int = Field(default=128, ge=2)
-    """Images of the global batch of one step. Workers share it; they do not multiply it."""
-
-    samples_per_class: int = Field(default=4, ge=2)
-    """Images of one class slot of a batch; a batch has `batch_size / samples_per_class` slots."""
-
-    num_folds: int = Field(default=4, ge=2)
-    """Class-disjoint folds of the training classes; one of them validates."""
-
-    test_fraction: float = Field(default=0.5, gt=0.0, lt=1.0)
-    """Share of the classes, the last ones, that no training and no search ever sees."""
-
-    augment: AugmentConfig = AugmentConfig()
-    """Random changes of training images."""
-
-    cache: str | None = None
-    """Folder of decoded images; the user's cache folder where None. Not part of a study's identity."""
-
-    @model_validator(mode="after")
-    def _batch_is_whole_slots(self) -> Sampling:
-        if self.batch_size % self.samples_per_class:
-            raise ValueError(
-                "batch_size must be divisible by samples_per_class, "
-                f"but got batch_size={self.batch_size}, samples_per_class={self.samples_per_class}"
-            )
-        if self.batch_size == self.samples_per_class:
-            raise ValueError(
-                "a batch needs at least two class slots: batch_size must be at least 2 * samples_per_class, "
-                f"but got batch_size={self.batch_size}, samples_per_class={self.samples_per_class}"
-            )
-        return self
-
-
-class GlyphsConfig(Sampling):
+class GlyphsConfig(FreeSplit):
     """Synthetic: characters rendered from fonts that ship with matplotlib; a character is a class."""
 
     kind: Literal["glyphs"]
@@ -79,7 +31,7 @@ class GlyphsConfig(Sampling):
     """Seed of the random affine maps, the noise and the order of the classes."""
 
 
-class DigitsConfig(Sampling):
+class DigitsConfig(FreeSplit):
     """1,797 real scans of handwritten digits (UCI, inside scikit-learn): ten classes, grey."""
 
     kind: Literal["digits"]
@@ -97,28 +49,4 @@ class DigitsConfig(Sampling):
     """Height and width in pixels to which the 8 x 8 scans are enlarged; one grey channel."""
 
 
-class FolderConfig(Sampling):
-    """Your own images: a folder of folders, one per class."""
-
-    kind: Literal["folder"]
-
-    root: str = Field(min_length=1)
-    """Folder with one sub-folder of images per class."""
-
-    image_size: int = Field(default=256, ge=16, le=1024)
-    """Height and width in pixels of the cached images: short side resized to it, centre cropped, RGB."""
-
-    input_size: int = Field(default=224, ge=16, le=1024)
-    """Height and width in pixels of what the network sees: a crop of the cached image."""
-
-    augment: AugmentConfig = AugmentConfig(smallest_crop=0.16, flip=0.5)
-    """Random changes of training images; by default those of the Reality Check (Musgrave et al. 2020)."""
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> FolderConfig:
-        if self.input_size > self.image_size:
-            raise ValueError(f"input_size must not exceed image_size, but got {self.input_size} and {self.image_size}")
-        return self
-
-
-DataConfig = Annotated[GlyphsConfig | DigitsConfig | FolderConfig, Field(discriminator="kind")]
+DataConfig = Annotated[GlyphsConfig | DigitsConfig | PhotosConfig, Field(discriminator="kind")]

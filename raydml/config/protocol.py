@@ -93,7 +93,7 @@ PRESETS: Mapping[str, Preset] = {
     "mlrc": Preset(
         {"folds_run": "all", "confirm": None, "final": {"seeds": 10, "models": "folds"}},
         {"num_trials": 50, "sampler": "gp", "early_stopping": None},
-        {"num_folds": 4, "test_fraction": 0.5},
+        {"num_folds": 4},
     ),
     "legacy": Preset(
         {"folds_run": 1, "confirm": None, "final": {"seeds": 5, "best_epoch_on_test": True}}, {"num_trials": 25}

@@ -21,7 +21,7 @@ from torch import Tensor
 from raydml import seeds
 from raydml.config import AugmentConfig
 from raydml.data.augment import draw_crops
-from raydml.data.cache import Pixels
+from raydml.data.decoding import Pixels
 from raydml.distributed import share
 from raydml.splits import Indices
 

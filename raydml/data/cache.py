@@ -11,26 +11,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from raydml import atomic
+from raydml.data.decoding import Pixels
+from raydml.data.listing import Mask, Roles
 from raydml.splits import Indices
 
 _log = logging.getLogger(__name__)
 
 _FILES = ("images.arrow", "index.parquet")
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class Decoded(NamedTuple):
@@ -59,6 +58,12 @@ class ImageSet:
     fingerprint: str
     synthetic: bool
     """Rendered rather than photographed: said wherever results appear."""
+    num_training: int | None = None
+    """Classes, the first ones, that train; None where the configuration decides."""
+    roles: Roles | None = None
+    """(N,) `raydml.data.listing`: whether an image is a query, of the gallery, or either; None where all are either."""
+    test_lists: Mapping[str, Mask] = field(default_factory=dict)
+    """Named parts of the test images, (N,) each, where a data set has several."""
 
     def of_first(self, num_classes: int) -> ImageSet:
         """The images of the first classes alone. Which they are is read from `sizes`, not from any label."""
@@ -66,7 +71,15 @@ class ImageSet:
         count = sum(sizes)
         # Labels are copied: a view would lead back to those left out.
         labels = self.labels[:count].copy()
-        return replace(self, images=self.images[:count], labels=labels, sources=self.sources[:count], sizes=sizes)
+        return replace(
+            self,
+            images=self.images[:count],
+            labels=labels,
+            sources=self.sources[:count],
+            sizes=sizes,
+            roles=None if self.roles is None else self.roles[:count].copy(),
+            test_lists={name: mask[:count].copy() for name, mask in self.test_lists.items()},
+        )
 
 
 def default_cache() -> Path:
@@ -80,12 +93,9 @@ def open_or_build(
     *,
     name: str,
     synthetic: bool,
-    build: Callable[[Path], Decoded],
+    build: Callable[[], Decoded],
 ) -> ImageSet:
-    """The cached images of a fingerprint; decodes them first where they are missing or damaged.
-
-    `build` gets an empty scratch folder on the same disk.
-    """
+    """The cached images of a fingerprint; decodes them first where they are missing or damaged."""
     entry = cache / fingerprint
     if not _is_whole(entry):
         cache.mkdir(parents=True, exist_ok=True)
@@ -93,7 +103,7 @@ def open_or_build(
             if not _is_whole(entry):
                 _log.info("%s: decoding images once into %s", name, entry)
                 with atomic.replaced_directory(entry) as scratch:
-                    decoded = _by_label(build(scratch))
+                    decoded = _by_label(build())
                     _write(scratch, decoded, fingerprint=fingerprint, name=name, synthetic=synthetic)
     return _open(entry)
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raydml.config import ConfigError, GlyphsConfig
-from raydml.data.cache import Decoded, Pixels
+from raydml.data.cache import Decoded
+from raydml.data.decoding import Pixels
 
 _STYLES = {
     "DejaVuSans": ("", "-Bold", "-Oblique", "-BoldOblique"),

@@ -74,7 +74,8 @@ def brute_force_map_at_r(rows: np.ndarray, labels: np.ndarray) -> float:
 
 def test_embeddings_are_the_models_in_the_order_of_the_data(evaluated: Path, finished: FinishedSearch) -> None:
     from raydml import checkpoint, runs
-    from raydml.data.catalog import fold_subsets, open_images
+    from raydml.data.opening import open_images
+    from raydml.data.subsets import fold_subsets
 
     model = raydml.load(finished.folder)
     found = runs.resolve(finished.folder)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from raydml import evaluate as module
-from raydml.data import catalog
+from raydml.data import opening, subsets
 from raydml.embedding_files import Rows, read_embeddings
 from raydml.evaluate import evaluate
 from raydml.history import read_history
@@ -116,8 +116,8 @@ def test_folds_are_evaluated_one_by_one_and_side_by_side(study: Study, cache: Pa
     assert np.linalg.norm(whole, axis=1) == pytest.approx(1.0, abs=1e-6)
     assert whole == pytest.approx(np.concatenate(parts, axis=1) / np.sqrt(2), abs=1e-6)
     data = tiny_experiment(cache).data
-    images = catalog.open_images(data, with_test=True)
-    subset = catalog.test_subset(images, data)
+    images = opening.open_images(data, with_test=True)
+    subset = subsets.test_subset(images, data)
     index = pq.read_table(study.winner / "evaluation" / "test" / "embeddings.parquet")["index"].to_numpy()
     assert np.array_equal(index, subset.index)
     assert np.array_equal(labels, images.labels[subset.index])
@@ -145,7 +145,7 @@ def test_classes_weighted_by_their_queries_are_the_metrics(study: Study, cache: 
     with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["class", "num_queries", *NAMES]
-    images = catalog.open_images(tiny_experiment(cache).data, with_test=True)
+    images = opening.open_images(tiny_experiment(cache).data, with_test=True)
     assert [row[0] for row in rows] == list(images.classes[12:])
     table = np.array([[float(cell) for cell in row[1:]] for row in rows])
     metrics = metrics_of(folder)

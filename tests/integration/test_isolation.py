@@ -44,7 +44,7 @@ class Trapping(Loader):
 
 class Finder(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "raydml.data.catalog":
+        if name != "raydml.data.opening":
             return None
         spec = PathFinder.find_spec(name, path)
         spec.loader = Trapping(spec.loader)

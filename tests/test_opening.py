@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raydml.config import ConfigError, DataConfig, DigitsConfig, ExperimentConfig, GlyphsConfig
-from raydml.data import catalog
+from raydml.data import opening, subsets
 from raydml.data.cache import Decoded, ImageSet
 
 GLYPHS = GlyphsConfig(kind="glyphs", num_classes=20, images_per_class=4, image_size=16)
@@ -24,7 +24,7 @@ def changed(config: DataConfig, **fields: object) -> DataConfig:
     ids=str,
 )
 def test_what_changes_the_pixels_changes_the_address(fields: dict[str, object]) -> None:
-    assert catalog.fingerprint(changed(GLYPHS, **fields)) != catalog.fingerprint(GLYPHS)
+    assert opening.fingerprint(changed(GLYPHS, **fields)) != opening.fingerprint(GLYPHS)
 
 
 @pytest.mark.parametrize(
@@ -40,37 +40,37 @@ def test_what_changes_the_pixels_changes_the_address(fields: dict[str, object]) 
     ids=str,
 )
 def test_what_leaves_the_pixels_alone_leaves_the_address_alone(fields: dict[str, object]) -> None:
-    assert catalog.fingerprint(changed(GLYPHS, **fields)) == catalog.fingerprint(GLYPHS)
+    assert opening.fingerprint(changed(GLYPHS, **fields)) == opening.fingerprint(GLYPHS)
 
 
 def test_every_kind_of_data_has_an_address_of_its_own() -> None:
     digits = DigitsConfig(kind="digits", image_size=16)
-    addresses = {catalog.fingerprint(config) for config in (GLYPHS, digits, changed(digits, image_size=8))}
+    addresses = {opening.fingerprint(config) for config in (GLYPHS, digits, changed(digits, image_size=8))}
     assert len(addresses) == 3
 
 
 @pytest.fixture
 def images(tiny: ExperimentConfig) -> ImageSet:
-    return catalog.open_images(tiny.data, with_test=True)
+    return opening.open_images(tiny.data, with_test=True)
 
 
 def test_test_classes_are_opened_only_on_request(tiny: ExperimentConfig, images: ImageSet) -> None:
-    opened = catalog.open_images(tiny.data)
-    training = catalog.trainval_subset(images, tiny.data)
+    opened = opening.open_images(tiny.data)
+    training = subsets.trainval_subset(images, tiny.data)
     assert opened.classes == images.classes, "folds are cut as before"
     assert len(opened.images) == len(opened.labels) == len(opened.sources) == len(training.index)
     assert set(opened.labels) == set(training.classes)
     assert np.array_equal(opened.images, images.images[training.index])
     with pytest.raises(ValueError, match=r"test classes of glyphs are not open: .*with_test=True"):
-        catalog.test_subset(opened, tiny.data)
+        subsets.test_subset(opened, tiny.data)
 
 
 @pytest.mark.parametrize("fold", range(4))
 def test_subsets_do_not_depend_on_what_else_is_open(tiny: ExperimentConfig, images: ImageSet, fold: int) -> None:
-    opened = catalog.open_images(tiny.data)
+    opened = opening.open_images(tiny.data)
     pairs = zip(
-        (*catalog.fold_subsets(opened, tiny.data, fold), catalog.trainval_subset(opened, tiny.data)),
-        (*catalog.fold_subsets(images, tiny.data, fold), catalog.trainval_subset(images, tiny.data)),
+        (*subsets.fold_subsets(opened, tiny.data, fold), subsets.trainval_subset(opened, tiny.data)),
+        (*subsets.fold_subsets(images, tiny.data, fold), subsets.trainval_subset(images, tiny.data)),
         strict=True,
     )
     for found, expected in pairs:
@@ -85,20 +85,20 @@ def test_a_class_on_both_sides_is_named(cache: Path, monkeypatch: pytest.MonkeyP
         pixels = np.zeros((40, 4, 4, 1), dtype=np.uint8)
         return Decoded(pixels, np.arange(40) // 2, names, [""] * 40)
 
-    monkeypatch.setattr(catalog, "render_glyphs", twice)
+    monkeypatch.setattr(opening, "render_glyphs", twice)
     config = changed(GLYPHS, render_seed=99, cache=str(cache))
     with pytest.raises(ConfigError, match=r"data: glyphs has 20 classes: overlapping .* between splits: cat, owl$"):
-        catalog.open_images(config)
+        opening.open_images(config)
 
 
 def test_folds_and_test_classes_have_no_class_in_common(tiny: ExperimentConfig, images: ImageSet) -> None:
-    test = catalog.test_subset(images, tiny.data)
-    trainval = catalog.trainval_subset(images, tiny.data)
+    test = subsets.test_subset(images, tiny.data)
+    trainval = subsets.trainval_subset(images, tiny.data)
     assert not set(test.classes) & set(trainval.classes)
     assert sorted([*test.index, *trainval.index]) == list(range(len(images.labels)))
     validated: list[int] = []
     for fold in range(tiny.data.num_folds):
-        train, val = catalog.fold_subsets(images, tiny.data, fold)
+        train, val = subsets.fold_subsets(images, tiny.data, fold)
         assert sorted([*train.classes, *val.classes]) == trainval.classes.tolist()
         assert sorted([*train.index, *val.index]) == trainval.index.tolist()
         validated += val.classes.tolist()
@@ -106,7 +106,7 @@ def test_folds_and_test_classes_have_no_class_in_common(tiny: ExperimentConfig, 
 
 
 def test_labels_of_a_subset_count_its_classes(tiny: ExperimentConfig, images: ImageSet) -> None:
-    for subset in (*catalog.fold_subsets(images, tiny.data, 2), catalog.test_subset(images, tiny.data)):
+    for subset in (*subsets.fold_subsets(images, tiny.data, 2), subsets.test_subset(images, tiny.data)):
         assert np.unique(subset.labels).tolist() == list(range(subset.num_classes))
         assert np.array_equal(subset.classes[subset.labels], images.labels[subset.index])
 
@@ -114,4 +114,4 @@ def test_labels_of_a_subset_count_its_classes(tiny: ExperimentConfig, images: Im
 def test_too_few_classes_for_the_folds_are_a_clear_error(cache: Path) -> None:
     config = changed(GLYPHS, num_classes=8, num_folds=4, cache=str(cache))
     with pytest.raises(ConfigError, match=r"data: glyphs has 8 classes: .*num_folds=4"):
-        catalog.open_images(config)
+        opening.open_images(config)

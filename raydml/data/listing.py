@@ -1,0 +1,90 @@
+"""Which images a data set has and what is known of them, before any is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from raydml.splits import Indices
+
+# What an image of a test class is for.
+ANY_ROLE, QUERY, GALLERY = 0, 1, 2
+Roles = npt.NDArray[np.int8]
+Mask = npt.NDArray[np.bool_]
+
+
+class Encoded(Protocol):
+    """Where encoded images are read. Plain data when pickled: it travels to other processes and nodes."""
+
+    def read(self, place: str) -> bytes:
+        """An encoded image. Raises OSError."""
+        ...
+
+    def named(self, place: str) -> str:
+        """Where it is, for a message."""
+        ...
+
+
+class Listed(NamedTuple):
+    """One image of a data set."""
+
+    place: str
+    """Where it is within its data set, the same on every machine."""
+    class_name: str
+    role: int = ANY_ROLE
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a data set in the order of their classes: those that train come first."""
+
+    encoded: Encoded
+    places: tuple[str, ...]
+    """(N,) what `encoded.read` takes."""
+    labels: Indices
+    """(N,) rising, indices into `classes`."""
+    classes: tuple[str, ...]
+    version: str
+    """Changes whenever an image may have: a digest of the stamps of all files."""
+    num_training: int | None = None
+    """Classes, the first ones, that train; None where the configuration decides (`test_fraction`)."""
+    roles: Roles | None = None
+    """(N,) whether an image is a query, of the gallery, or either; None where all are either."""
+    test_lists: Mapping[str, Mask] = field(default_factory=dict)
+    """Named parts of the test images, (N,) each, where a data set has several."""
+    reading_order: Indices | None = None
+    """(N,) the order in which reading is fastest; that of the classes where None."""
+
+
+def listing_of(
+    encoded: Encoded, images: Iterable[Listed], classes: Sequence[str], *, version: str, num_training: int | None = None
+) -> Listing:
+    """A listing of images that come in any order; those of a class stay in theirs. `classes` are in order."""
+    found = list(images)
+    place_of = {name: place for place, name in enumerate(classes)}
+    labels = np.array([place_of[image.class_name] for image in found], dtype=np.int64)
+    order = np.argsort(labels, kind="stable")
+    roles = np.array([image.role for image in found], dtype=np.int8)[order]
+    return Listing(
+        encoded,
+        tuple(found[position].place for position in order),
+        labels[order],
+        tuple(classes),
+        version,
+        num_training,
+        roles if roles.any() else None,
+        reading_order=np.argsort(order, kind="stable"),
+    )
+
+
+def version_of(stamps: Mapping[str, tuple[int, int]]) -> str:
+    """A digest of places and stamps."""
+    digest = hashlib.blake2b(digest_size=16)
+    for place, (num_bytes, modified_ns) in stamps.items():
+        digest.update(f"{place}\0{num_bytes}\0{modified_ns}\n".encode())
+    return digest.hexdigest()
