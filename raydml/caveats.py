@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from raydml.config import PRESETS, ExperimentConfig, Protocol, dump
+from raydml.config import (
+    PRESETS,
+    Cars196Config,
+    Cub200Config,
+    ExperimentConfig,
+    Photos,
+    Protocol,
+    SopConfig,
+    dump,
+)
 from raydml.config.grammar import differences
 from raydml.space import Study
 
@@ -106,18 +115,21 @@ def _never_as_in_mlrc(study: Study) -> Iterator[str]:
 
 def _data_unlike_mlrc(base: ExperimentConfig) -> Iterator[str]:
     data = base.data
-    if data.kind == "folder":
-        sizes = (data.image_size, data.input_size)
-        if sizes != (256, 227):
-            yield f"images are resized to {sizes[0]} and cropped to {sizes[1]}; theirs 256 and 227"
-    else:
+    if not isinstance(data, Cub200Config | Cars196Config | SopConfig):
         yield f"the images are {data.kind}; theirs CUB-200-2011, Cars196 and Stanford Online Products"
+    if isinstance(data, SopConfig) and data.lists != "halves":
+        yield "Stanford Online Products by its own lists, 11,318 and 11,316 classes; theirs by halves, 11,317 each"
+    if isinstance(data, Photos) and (data.image_size, data.input_size) != (256, 227):
+        yield f"images are resized to {data.image_size} and cropped to {data.input_size}; theirs 256 and 227"
     augment = (data.augment.smallest_crop, data.augment.widest_aspect, data.augment.flip)
     if (augment[0], round(augment[1], 2), augment[2]) != (0.16, 1.33, 0.5):
         yield (
             f"crops of at least {augment[0]:g} of the image, sides up to {augment[1]:.3g} to 1, flipped with "
             f"probability {augment[2]:g}; theirs 0.16, 1.33 and 0.5"
         )
+    jitter = [name for name in ("brightness", "contrast", "saturation", "hue") if getattr(data.augment, name)]
+    if jitter:
+        yield f"colours change at random ({', '.join(jitter)}); theirs do not"
     if (data.batch_size, data.samples_per_class) != (32, 4):
         slots = data.batch_size // data.samples_per_class
         yield f"a batch is {slots} class slots of {data.samples_per_class} images; theirs 8 classes of 4"

@@ -20,8 +20,8 @@ from rich.logging import RichHandler
 from raydml import plan
 from raydml.caveats import opening_lines
 from raydml.config import ConfigError, EvaluateOptions, ReportOptions, TrainOptions
-from raydml.config.grammar import set_at, unknown_key, validate
-from raydml.overrides import parse_assignment
+from raydml.config.grammar import unknown_key, validate
+from raydml.overrides import own_options
 from raydml.space import Study, read_with_notes
 
 M = TypeVar("M", bound=BaseModel)
@@ -71,9 +71,17 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         ("train", _train, "STUDY.yaml", "train the base experiment of a study, data-parallel"),
         ("evaluate", _evaluate, "RUN", "embed and evaluate a checkpoint, a run, a study's best, or a Parquet file"),
         ("report", _report, "RUN", "tables and plots of searches and trainings, as HTML, Markdown, LaTeX and JSON"),
+        (
+            "data",
+            _data,
+            "DATA",
+            "check images and labels, or decode them into the cache: a study, folder, table or URI",
+        ),
     ):
         command = commands.add_parser(name, prog=f"python -m raydml.{name}", description=text, help=text)
         command.set_defaults(run=run)
+        if name == "data":
+            command.add_argument("action", choices=("check", "prepare"), help="look for mistakes, or decode once")
         command.add_argument("what", metavar=what, help=text)
         rest = _MORE_RUNS.get(name, _OVERRIDES)
         command.add_argument("overrides", nargs="*", default=[], metavar=rest[0], help=rest[1])
@@ -129,7 +137,7 @@ def _estimate(study: Study, console: Console, *, verbose: bool) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     console = _console()
-    own, rest = _own_options(arguments.overrides, TrainOptions)
+    own, rest = own_options(arguments.overrides, TrainOptions)
     options = validate(TrainOptions, own, source="command line")
     study = _read(arguments.what, rest, console)
     plan.require_machine(study)
@@ -204,6 +212,15 @@ def _report(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _data(arguments: argparse.Namespace) -> int:
+    from raydml import data_commands
+
+    console = _console()
+    if arguments.action == "check":
+        return data_commands.check(arguments.what, arguments.overrides, console)
+    return data_commands.prepare(arguments.what, arguments.overrides, console, verbose=arguments.verbose)
+
+
 def _runs_and_options(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     """What a command looks at and how. Raises ConfigError where a run does not exist."""
     # A folder may have any name; what is one is a run.
@@ -236,22 +253,9 @@ def _read(path: str, overrides: Sequence[str], console: Console) -> Study:
     return study
 
 
-def _own_options(overrides: Sequence[str], model: type[BaseModel]) -> tuple[dict[str, object], list[str]]:
-    """Options of the command itself, as plain data, and the overrides that are not among them."""
-    own: dict[str, object] = {}
-    rest: list[str] = []
-    for text in overrides:
-        path, value = parse_assignment(text)
-        if path.partition(".")[0] in model.model_fields:
-            own = set_at(own, path, value)
-        else:
-            rest.append(text)
-    return own, rest
-
-
 def _only_own_options(overrides: Sequence[str], model: type[M]) -> M:
     """Options of a command that takes no study. Raises ConfigError for anything else."""
-    own, rest = _own_options(overrides, model)
+    own, rest = own_options(overrides, model)
     if rest:
         key = rest[0].partition("=")[0]
         raise ConfigError(f"command line: {key}: {unknown_key(key, model.model_fields)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from pydantic import BaseModel
+
 from raydml import yamlfile
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
 from raydml.config.divide import PRESETS
@@ -21,6 +23,19 @@ def parse_assignment(text: str) -> tuple[str, object]:
         return path, yamlfile.loads(value)
     except ConfigError as error:
         raise ConfigError(f"command line: {path}: {error}") from None
+
+
+def own_options(overrides: Sequence[str], model: type[BaseModel]) -> tuple[Plain, list[str]]:
+    """Options of a command itself, as plain data, and the overrides that are not among them."""
+    own: Plain = {}
+    rest: list[str] = []
+    for text in overrides:
+        path, value = parse_assignment(text)
+        if path.partition(".")[0] in model.model_fields:
+            own = set_at(own, path, value)
+        else:
+            rest.append(text)
+    return own, rest
 
 
 def apply(raw: Plain, overrides: Sequence[tuple[str, object]], *, study_keys: Sequence[str]) -> tuple[Plain, list[str]]:

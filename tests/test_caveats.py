@@ -11,12 +11,12 @@ from raydml.config.grammar import set_at, validate
 from raydml.config.protocol import with_preset
 from raydml.space import Study
 
-# As near to the paper as raydml comes: its data cannot be read here, and neither optimizer nor backbone are there.
+# As near to the paper as raydml comes: neither optimizer nor backbone are there.
 NEAREST: dict[str, Any] = {
     "name": "paper",
     "base": {
         "data": {
-            "kind": "folder",
+            "kind": "cub200",
             "root": "cub",
             "input_size": 227,
             "batch_size": 32,
@@ -65,9 +65,10 @@ def test_what_always_differs_and_nothing_else() -> None:
         ("base.data.input_size", 224, "images are resized to 256 and cropped to 224; theirs 256 and 227"),
         (
             "base.data.augment",
-            {"smallest_crop": 0.16},
+            {"smallest_crop": 0.16, "flip": 0.0},
             "crops of at least 0.16 of the image, sides up to 1.33 to 1, flipped with prob",
         ),
+        ("base.data.augment.hue", 0.1, "colours change at random (hue); theirs do not"),
         ("base.data.samples_per_class", 2, "a batch is 16 class slots of 2 images; theirs 8 classes of 4"),
         ("base.training.steps_per_epoch", 50, "an epoch is 50 steps; theirs 100 steps"),
         ("base.training.steps_per_epoch", None, "an epoch is once through the training images; theirs 100 steps"),
@@ -97,6 +98,19 @@ def test_every_other_difference_is_named(path: str, value: object, words: str) -
     new = [found for found in differences_from_mlrc(study_of(path, value)) if not found.startswith(ALWAYS)]
     assert len(new) == 1
     assert new[0].startswith(words)
+
+
+def test_of_products_there_are_two_lists() -> None:
+    """Defect 13 of the protocol: one class off the official lists, and nobody says which."""
+    products = {"kind": "sop", "root": "sop", "input_size": 227, "batch_size": 32, "samples_per_class": 4}
+    words = "Stanford Online Products by its own lists, 11,318 and 11,316 classes; theirs by halves, 11,317 each"
+    assert words in differences_from_mlrc(study_of("base.data", products))
+    assert len(differences_from_mlrc(study_of("base.data", products | {"lists": "halves"}))) == len(ALWAYS)
+
+
+def test_a_folder_is_not_the_data_of_the_paper() -> None:
+    found = differences_from_mlrc(study_of("base.data", {**NEAREST["base"]["data"], "kind": "folder"}))
+    assert "the images are folder; theirs CUB-200-2011, Cars196 and Stanford Online Products" in found
 
 
 def test_built_in_images_are_not_those_of_the_paper() -> None:

@@ -41,10 +41,10 @@ LAYERS = (
     ("model_training", "fold_models", "training", "identity", "runs"),
     ("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding"),
     (
-        *("train", "trial", "tuner", "repeating", "probe", "evaluate", "samplers", "search", "warm_start"),
+        *("train", "trial", "tuner", "repeating", "probe", "evaluate", "prepare", "samplers", "search", "warm_start"),
         "report",
     ),
-    ("display", "phase_display", "phases", "tune", "conclusion"),
+    ("display", "phase_display", "data_display", "data_commands", "phases", "tune", "conclusion"),
     ("cli",),
 )
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydml.config import ConfigError, DataConfig, DigitsConfig, ExperimentConfig, GlyphsConfig
+from raydml.config import ConfigError, DataConfig, DigitsConfig, ExperimentConfig, GlyphsConfig, replace_at
 from raydml.data import opening, subsets
 from raydml.data.cache import Decoded, ImageSet
 
@@ -115,3 +115,9 @@ def test_too_few_classes_for_the_folds_are_a_clear_error(cache: Path) -> None:
     config = changed(GLYPHS, num_classes=8, num_folds=4, cache=str(cache))
     with pytest.raises(ConfigError, match=r"data: glyphs has 8 classes: .*num_folds=4"):
         opening.open_images(config)
+
+
+def test_one_change_of_photographs_leaves_the_others_as_they_are() -> None:
+    """A single setting of a section must not undo the defaults of its neighbours."""
+    config = replace_at(ExperimentConfig(), "data", {"kind": "folder", "root": "x", "augment": {"hue": 0.1}})
+    assert (config.data.augment.smallest_crop, config.data.augment.flip, config.data.augment.hue) == (0.16, 0.5, 0.1)

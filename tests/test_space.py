@@ -235,9 +235,9 @@ def test_an_illegal_end_of_a_range_is_told_before_a_start_point_without_a_value(
 def test_every_loss_has_a_shipped_study() -> None:
     kinds = {path.stem: read(path).base.loss.kind for path in SHIPPED}
     assert {*kinds.values()} == {kind for c in get_args(get_args(LossConfig)[0]) for kind in kind_of(c)}
-    # Named after its loss, but for the two that the word margin stands for, and studies of a method.
+    # Named after its loss, but for the two that the word margin stands for, and studies of a method or of data.
     of_methods = {"see", "see_ablation", "divide_and_conquer", "divide_convergence", "joint"}
-    others = {"margin", "distance_weighted", *of_methods}
+    others = {"margin", "distance_weighted", "cub200", *of_methods}
     assert {name for name, kind in kinds.items() if name != kind} == others
 
 

@@ -5,7 +5,7 @@ validates the result; nothing mutates one.
 """
 
 from raydml.config.base import ConfigError, Model
-from raydml.config.commands import EvaluateOptions, ReportOptions, TrainOptions
+from raydml.config.commands import CheckOptions, EvaluateOptions, ReportOptions, TrainOptions
 from raydml.config.data import DataConfig, DigitsConfig, GlyphsConfig
 from raydml.config.divide import DivideConfig
 from raydml.config.experiment import ExperimentConfig
@@ -80,6 +80,7 @@ __all__ = [
     "ArcFaceConfig",
     "AugmentConfig",
     "Cars196Config",
+    "CheckOptions",
     "CircleConfig",
     "ConfigError",
     "Confirm",

@@ -78,3 +78,13 @@ class ReportOptions(Model):
 
     storage: str = "runs"
     """Where the comparison of several runs is kept."""
+
+
+class CheckOptions(Model):
+    """What `python -m raydml.data check` takes besides the data's own paths."""
+
+    decode: bool = True
+    """Read and decode every image; `false` looks at names and counts only."""
+
+    out: str | None = None
+    """A JSON file for everything that was found, every example included."""

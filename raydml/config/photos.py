@@ -9,6 +9,16 @@ from pydantic import Field, model_validator
 from raydml.config.sampling import AugmentConfig, FreeSplit, Sampling
 
 
+class PhotoAugmentConfig(AugmentConfig):
+    """Random changes of photographs; by default those of the Reality Check (Musgrave et al. 2020)."""
+
+    smallest_crop: float = Field(default=0.16, gt=0.0, le=1.0)
+    """Smallest share of the image's area a random crop may have; 1 takes the whole image."""
+
+    flip: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Probability of a horizontal flip."""
+
+
 class Photos(Sampling):
     """What all photographs have in common: where they lie, and at which sizes they are kept and seen."""
 
@@ -24,8 +34,8 @@ class Photos(Sampling):
     decode: Literal["once", "always"] = "once"
     """`once` keeps decoded images in the cache; `always` decodes for every batch, for data larger than the disk."""
 
-    augment: AugmentConfig = AugmentConfig(smallest_crop=0.16, flip=0.5)
-    """Random changes of training images; by default those of the Reality Check (Musgrave et al. 2020)."""
+    augment: PhotoAugmentConfig = PhotoAugmentConfig()
+    """Random changes of training images."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Photos:

@@ -1,15 +1,14 @@
 """Images decoded once per node: a content-addressed, memory-mapped uint8 cache that everything on the node shares.
 
-A cache entry is a folder `<cache>/<fingerprint>/` of images.arrow (one fixed-size binary per image, N x H x W x C
-uint8, readable by any Arrow), index.parquet (label, class, source) and meta.json. It is built beside its place under a
-file lock and renamed, so concurrent builders wait for the first and nobody sees a part of it.
+A cache entry is a folder `<cache>/<fingerprint>/` (`raydml.data.entry`). It is built beside its place under a file lock
+and renamed, so concurrent builders wait for the first and nobody sees a part of it. Rendered images are made in memory,
+here; photographs block by block, in `raydml.data.building`.
 
 Images lie in the order of their labels: those of the first classes are the first rows, and can be opened alone.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,18 +17,18 @@ from typing import NamedTuple
 
 import numpy as np
 import platformdirs
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock
 
 from raydml import atomic
+from raydml.config import ConfigError
 from raydml.data.decoding import Pixels
+from raydml.data.disk import num_bytes_of, writable
+from raydml.data.entry import PIXELS, Description, finish, read, test_lists_of
 from raydml.data.listing import Mask, Roles
+from raydml.data.pixel_file import PixelFile, checksums_of
 from raydml.splits import Indices
 
 _log = logging.getLogger(__name__)
-
-_FILES = ("images.arrow", "index.parquet")
 
 
 class Decoded(NamedTuple):
@@ -87,6 +86,27 @@ def default_cache() -> Path:
     return platformdirs.user_cache_path("raydml") / "images"
 
 
+def open_entry(entry: Path) -> ImageSet | None:
+    """The images of an entry; None where it is absent or damaged. Takes no lock: the folder may be another user's."""
+    contents = read(entry)
+    if contents is None:
+        return None
+    meta, index, images = contents
+    return ImageSet(
+        name=meta["name"],
+        images=images,
+        labels=index["label"].to_numpy().astype(np.int64),
+        classes=tuple(meta["classes"]),
+        sources=tuple(index["source"].to_pylist()),
+        sizes=tuple(meta["sizes"]),
+        fingerprint=meta["fingerprint"],
+        synthetic=meta["synthetic"],
+        num_training=meta["num_training"],
+        roles=index["role"].to_numpy().astype(np.int8) if "role" in index.column_names else None,
+        test_lists=test_lists_of(contents),
+    )
+
+
 def open_or_build(
     cache: Path,
     fingerprint: str,
@@ -95,17 +115,35 @@ def open_or_build(
     synthetic: bool,
     build: Callable[[], Decoded],
 ) -> ImageSet:
-    """The cached images of a fingerprint; decodes them first where they are missing or damaged."""
+    """The cached images of a fingerprint; makes them first, in memory, where they are missing or damaged.
+
+    Raises ConfigError where the cache cannot be written.
+    """
     entry = cache / fingerprint
-    if not _is_whole(entry):
+    if (found := open_entry(entry)) is not None:
+        return found
+    with writable(cache, 0):
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{fingerprint}.lock"):
-            if not _is_whole(entry):
-                _log.info("%s: decoding images once into %s", name, entry)
-                with atomic.replaced_directory(entry) as scratch:
-                    decoded = _by_label(build())
-                    _write(scratch, decoded, fingerprint=fingerprint, name=name, synthetic=synthetic)
-    return _open(entry)
+        with FileLock(lock_of(entry)):
+            if (found := open_entry(entry)) is not None:
+                return found
+            _log.info("%s: decoding images once into %s", name, entry)
+            with atomic.replaced_directory(entry) as scratch:
+                _write(scratch, _by_label(build()), fingerprint=fingerprint, name=name, synthetic=synthetic)
+    return opened(entry)
+
+
+def opened(entry: Path) -> ImageSet:
+    """The images of an entry that was just made. Raises ConfigError where somebody spoilt it since."""
+    found = open_entry(entry)
+    if found is None:
+        raise ConfigError(f"data.cache: {entry} was damaged as soon as it was written")
+    return found
+
+
+def lock_of(entry: Path) -> Path:
+    """The file that whoever writes an entry holds."""
+    return entry.with_name(f"{entry.name}.lock")
 
 
 def _by_label(decoded: Decoded) -> Decoded:
@@ -118,56 +156,9 @@ def _by_label(decoded: Decoded) -> Decoded:
 
 
 def _write(folder: Path, decoded: Decoded, *, fingerprint: str, name: str, synthetic: bool) -> None:
-    num_images, *shape = decoded.images.shape
-    width = int(np.prod(shape))
-    rows = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(width), num_images, [None, pa.py_buffer(np.ascontiguousarray(decoded.images))]
-    )
-    # One record batch: all pixels are one contiguous buffer of the file, hence one NumPy view.
-    batch = pa.record_batch([rows], names=["image"])
-    with pa.OSFile(str(folder / "images.arrow"), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
-        writer.write_batch(batch)
-    index = {
-        "label": pa.array(decoded.labels),
-        "class": pa.array([decoded.classes[label] for label in decoded.labels]),
-        "source": pa.array(decoded.sources),
-    }
-    pq.write_table(pa.table(index), folder / "index.parquet")
-    meta = {
-        "name": name,
-        "fingerprint": fingerprint,
-        "synthetic": synthetic,
-        "shape": [num_images, *shape],
-        "num_decoded": num_images,
-        "classes": list(decoded.classes),
-        "sizes": np.bincount(decoded.labels, minlength=len(decoded.classes)).tolist(),
-        "bytes": {name: (folder / name).stat().st_size for name in _FILES},
-    }
-    atomic.write_json(folder / "meta.json", meta)
-
-
-def _is_whole(entry: Path) -> bool:
-    """Whether an entry exists and its pixels have the size they were written with."""
-    try:
-        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        sizes_agree = sum(meta["sizes"]) == meta["num_decoded"]
-        return sizes_agree and all((entry / name).stat().st_size == meta["bytes"][name] for name in _FILES)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _open(entry: Path) -> ImageSet:
-    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    column = pa.ipc.open_file(pa.memory_map(str(entry / "images.arrow"))).get_batch(0).column(0)
-    images = np.frombuffer(column.buffers()[1], dtype=np.uint8, count=int(np.prod(meta["shape"])))
-    index = pq.read_table(entry / "index.parquet", columns=["label", "source"])
-    return ImageSet(
-        name=meta["name"],
-        images=images.reshape(meta["shape"]),
-        labels=index["label"].to_numpy().astype(np.int64),
-        classes=tuple(meta["classes"]),
-        sources=tuple(index["source"].to_pylist()),
-        sizes=tuple(meta["sizes"]),
-        fingerprint=meta["fingerprint"],
-        synthetic=meta["synthetic"],
-    )
+    shape = decoded.images.shape
+    with writable(folder, num_bytes_of(shape)):
+        with PixelFile(folder / PIXELS, shape) as file:
+            file.write(np.arange(len(decoded.images)), decoded.images)
+        description = Description(name, synthetic, shape, decoded.labels, decoded.classes, tuple(decoded.sources))
+        finish(folder, description, checksums_of(decoded.images), fingerprint=fingerprint)

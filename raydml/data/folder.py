@@ -6,11 +6,9 @@ from pathlib import PurePosixPath
 
 from raydml.config import ConfigError, FolderConfig
 from raydml.data.files import Files, Stamp
-from raydml.data.listing import Listed, Listing, listing_of, version_of
+from raydml.data.listing import Listed, Listing, listing_of, require_classes, version_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
-_FEWEST_CLASSES = 8
 
 
 def is_image(path: str) -> bool:
@@ -40,8 +38,4 @@ def _require_classes(root: str, has_image: dict[str, bool]) -> None:
     empty = [name for name, any_image in has_image.items() if not any_image]
     if empty:
         raise ConfigError(f"data.root: {len(empty)} class folders in {root} hold no image, among them {empty[0]}")
-    if len(has_image) < _FEWEST_CLASSES:
-        raise ConfigError(
-            f"data.root: {root} must hold at least {_FEWEST_CLASSES} class folders (test, and folds of the rest), "
-            f"but holds {len(has_image)}"
-        )
+    require_classes(root, len(has_image), called="class folders")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from raydml.config import ConfigError
 from raydml.splits import Indices
+
+# Some test, and the folds of the rest need some each.
+_FEWEST_CLASSES = 8
 
 # What an image of a test class is for.
 ANY_ROLE, QUERY, GALLERY = 0, 1, 2
@@ -50,7 +54,8 @@ class Listing:
     """(N,) rising, indices into `classes`."""
     classes: tuple[str, ...]
     version: str
-    """Changes whenever an image may have: a digest of the stamps of all files."""
+    """Changes whenever an image may have: `version_of` the stamps of all files. What is before the first dot, if there
+    is one, does not depend on when they were written."""
     num_training: int | None = None
     """Classes, the first ones, that train; None where the configuration decides (`test_fraction`)."""
     roles: Roles | None = None
@@ -61,30 +66,66 @@ class Listing:
     """(N,) the order in which reading is fastest; that of the classes where None."""
 
 
+class MissingImagesError(ConfigError):
+    """Images that are listed are not there. Whoever only wants to know goes on with the others."""
+
+    def __init__(self, message: str, missing: Sequence[str], others: Listing) -> None:
+        """`missing` are places; `others` is the listing without them."""
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.others = others
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str]]:
+        # From a worker it comes as what it says: nobody goes on there.
+        return ConfigError, (str(self),)
+
+
 def listing_of(
-    encoded: Encoded, images: Iterable[Listed], classes: Sequence[str], *, version: str, num_training: int | None = None
+    encoded: Encoded,
+    images: Iterable[Listed],
+    classes: Sequence[str],
+    *,
+    version: str,
+    num_training: int | None = None,
+    test_lists: Mapping[str, Container[str]] | None = None,
 ) -> Listing:
-    """A listing of images that come in any order; those of a class stay in theirs. `classes` are in order."""
+    """A listing of images that come in any order; those of a class stay in theirs. `classes` are in order.
+
+    `test_lists` are places by the name of the list.
+    """
     found = list(images)
     place_of = {name: place for place, name in enumerate(classes)}
     labels = np.array([place_of[image.class_name] for image in found], dtype=np.int64)
     order = np.argsort(labels, kind="stable")
     roles = np.array([image.role for image in found], dtype=np.int8)[order]
+    places = tuple(found[position].place for position in order)
+    masks = {name: np.array([place in part for place in places]) for name, part in (test_lists or {}).items()}
     return Listing(
         encoded,
-        tuple(found[position].place for position in order),
+        places,
         labels[order],
         tuple(classes),
         version,
         num_training,
         roles if roles.any() else None,
+        masks,
         reading_order=np.argsort(order, kind="stable"),
     )
 
 
+def require_classes(where: str, count: int, *, called: str = "classes") -> None:
+    """Raises ConfigError where a user's own images are of too few classes to be tested on some and folded."""
+    if count < _FEWEST_CLASSES:
+        raise ConfigError(
+            f"data.root: {where} must hold at least {_FEWEST_CLASSES} {called} (test, and folds of the rest), "
+            f"but holds {count}"
+        )
+
+
 def version_of(stamps: Mapping[str, tuple[int, int]]) -> str:
-    """A digest of places and stamps."""
-    digest = hashlib.blake2b(digest_size=16)
+    """A digest of places and sizes, a dot, and one of places, sizes and times."""
+    lasting, exact = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for place, (num_bytes, modified_ns) in stamps.items():
-        digest.update(f"{place}\0{num_bytes}\0{modified_ns}\n".encode())
-    return digest.hexdigest()
+        lasting.update(f"{place}\0{num_bytes}\n".encode())
+        exact.update(f"{place}\0{num_bytes}\0{modified_ns}\n".encode())
+    return f"{lasting.hexdigest()}.{exact.hexdigest()}"

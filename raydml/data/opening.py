@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from raydml.config import DataConfig, DigitsConfig, GlyphsConfig, PhotosConfig
-from raydml.data.building import Decode, decode_in_threads, open_photos
-from raydml.data.cache import ImageSet, default_cache, open_or_build
+from raydml.config import DataConfig, DigitsConfig, GlyphsConfig
+from raydml.data.building import Decode, Progress, decode_in_threads
+from raydml.data.cache import Decoded, ImageSet, default_cache, open_or_build
 from raydml.data.catalog import list_photos
-from raydml.data.digits import digits_fingerprint, read_digits
-from raydml.data.glyphs import glyph_fingerprint, render_glyphs
+from raydml.data.photos import open_photos, require_unchanged, streamed
+from raydml.data.remote_cache import RemoteCache, is_remote
 from raydml.data.subsets import check_splits, training_classes
 
 
@@ -22,8 +23,13 @@ def fingerprint(config: DataConfig) -> str:
     """
     match config:
         case GlyphsConfig():
+            # Here, because torch takes longer to load than photographs that are in the cache.
+            from raydml.data.glyphs import glyph_fingerprint
+
             return _hashed(glyph_fingerprint(config))
         case DigitsConfig():
+            from raydml.data.digits import digits_fingerprint
+
             return _hashed(digits_fingerprint(config))
         case _:
             return open_images(config).fingerprint
@@ -34,38 +40,63 @@ def _hashed(recipe: dict[str, object]) -> str:
 
 
 def open_images(
-    config: DataConfig, *, with_test: bool = False, known: str | None = None, decode: Decode = decode_in_threads
+    config: DataConfig,
+    *,
+    with_test: bool = False,
+    known: str | None = None,
+    decode: Decode = decode_in_threads,
+    progress: Progress | None = None,
 ) -> ImageSet:
     """The images of the training classes, decoded on first use on this node; of all classes `with_test`.
 
     Only a final evaluation opens them with test: what a search, a training or a baseline gets holds no pixel and no
     label of a test class. With `known`, the fingerprint that another process found, nothing is listed where this node
-    has the entry. Raises ConfigError for bad data.
+    has the entry. `progress` is told of every block that is decoded. With `decode: always` nothing is cached: pixels
+    are decoded when they are asked for, and the fingerprint is that of places and sizes.
+
+    Raises ConfigError for bad data, or where they are no longer those of `known`.
     """
-    images = _open(config, known, decode)
+    images = _open(config, known, decode, progress)
     check_splits(images, config)
     return images if with_test else images.of_first(len(training_classes(images, config)))
 
 
-def _open(config: DataConfig, known: str | None, decode: Decode) -> ImageSet:
-    cache = Path(config.cache).expanduser() if config.cache else default_cache()
+def cache_folder(config: DataConfig) -> Path:
+    """Where this node keeps decoded images: entries are `<folder>/<fingerprint>`."""
+    if config.cache is None or is_remote(config.cache):
+        return default_cache()
+    return Path(config.cache).expanduser().absolute()
+
+
+def _open(config: DataConfig, known: str | None, decode: Decode, progress: Progress | None) -> ImageSet:
     match config:
         case GlyphsConfig():
-            recipe = _hashed(glyph_fingerprint(config))
-            return open_or_build(cache, recipe, name=config.kind, synthetic=True, build=lambda: render_glyphs(config))
+            from raydml.data.glyphs import glyph_fingerprint, render_glyphs
+
+            return _open_rendered(config, glyph_fingerprint(config), lambda: render_glyphs(config))
         case DigitsConfig():
-            recipe = _hashed(digits_fingerprint(config))
-            return open_or_build(cache, recipe, name=config.kind, synthetic=False, build=lambda: read_digits(config))
+            from raydml.data.digits import digits_fingerprint, read_digits
+
+            return _open_rendered(config, digits_fingerprint(config), lambda: read_digits(config))
+        case _ if config.decode == "always":
+            images = streamed(list_photos(config), name=config.kind, image_size=config.image_size)
+            require_unchanged(images.fingerprint, known)
+            return images
         case _:
-            return _open_photos(config, cache, known, decode)
+            return open_photos(
+                cache_folder(config),
+                lambda: list_photos(config),
+                name=config.kind,
+                image_size=config.image_size,
+                known=known,
+                decode=decode,
+                progress=progress,
+                remote=RemoteCache(config.cache) if config.cache and is_remote(config.cache) else None,
+            )
 
 
-def _open_photos(config: PhotosConfig, cache: Path, known: str | None, decode: Decode) -> ImageSet:
-    return open_photos(
-        cache,
-        lambda: list_photos(config),
-        name=config.kind,
-        image_size=config.image_size,
-        known=known,
-        decode=decode,
-    )
+def _open_rendered(
+    config: GlyphsConfig | DigitsConfig, recipe: dict[str, object], build: Callable[[], Decoded]
+) -> ImageSet:
+    synthetic = isinstance(config, GlyphsConfig)
+    return open_or_build(cache_folder(config), _hashed(recipe), name=config.kind, synthetic=synthetic, build=build)

@@ -1,0 +1,144 @@
+"""Which data a command is about: a study file's, or those that lie at a place, whose kind is found by itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from raydml.config import ConfigError, DataConfig, ExperimentConfig, dump
+from raydml.config.grammar import defaults_of, section_of_kind, set_at, validate
+from raydml.data.files import Files
+from raydml.overrides import parse_assignment
+from raydml.space import Study, read_with_notes
+
+_STUDIES = (".yaml", ".yml")
+_TABLES = {".csv": "csv", ".parquet": "parquet", ".arrow": "parquet", ".feather": "parquet"}
+_ARCHIVES = (".tgz", ".tar.gz", ".tar", ".zip", ".tar.bz2", ".7z", ".rar")
+
+
+class Located(NamedTuple):
+    """A data section, and how a command line says the same."""
+
+    config: DataConfig
+    notes: list[str]
+    """What an override of a study changed besides its own path."""
+    study: str | None
+    """The study file; None for a place."""
+    words: list[str]
+    """Overrides that give any study these data; those that were given, for a study file."""
+
+
+def located(what: str, overrides: Sequence[str]) -> Located:
+    """The data of a study file, or at a path or URI. Overrides may leave `data.` out.
+
+    Raises ConfigError where there is no such place, where it is an archive, or where it has no known kind.
+    """
+    if what.lower().endswith(_STUDIES):
+        words = [_of_data(text) for text in overrides]
+        study, notes = read_with_notes(Path(what), words)
+        return Located(study.base.data, notes, what, words)
+    return _located_at(what, [parse_assignment(_of_data(text)) for text in overrides])
+
+
+def _of_data(text: str) -> str:
+    first = text.partition("=")[0].partition(".")[0]
+    # Sections of a study keep their meaning; anything else is a field of the data.
+    return text if first in {"data", "base", *ExperimentConfig.model_fields, *Study.model_fields} else f"data.{text}"
+
+
+def _located_at(place: str, assignments: Sequence[tuple[str, object]]) -> Located:
+    given = {path.removeprefix("base."): value for path, value in assignments}
+    if other := [path for path in given if not path.startswith("data.")]:
+        raise ConfigError(f"command line: {other[0]}: {place} is a place, not a study: only data.* can be set")
+    kind = given.get("data.kind") or _kind_at(place)
+    # Absolute: another command may run elsewhere.
+    root = place if "://" in place else str(Path(place).expanduser().absolute())
+    raw: dict[str, object] = {"data": {"kind": kind, "root": root}}
+    for path, value in given.items():
+        if path != "data.kind":
+            raw = set_at(raw, path, value)
+    config = validate(ExperimentConfig, raw, source="command line").data
+    return Located(config, [], None, _words(config))
+
+
+def _words(config: DataConfig) -> list[str]:
+    """`data.kind=... data.root=...` and what else is not the kind's default."""
+    model = section_of_kind("data", config.kind)
+    assert model is not None
+    usual = defaults_of(model)
+    found = dump(config)
+    first = ("kind", "root")
+    rest = [name for name in found if name not in first and found[name] != usual.get(name)]
+    return [f"data.{path}={value}" for name in (*first, *rest) for path, value in _leaves(name, found[name], usual)]
+
+
+def _leaves(name: str, value: object, usual: Mapping[str, object]) -> Iterable[tuple[str, object]]:
+    if not isinstance(value, Mapping):
+        return [(name, value)]
+    default = usual.get(name)
+    known = default if isinstance(default, Mapping) else {}
+    return [(f"{name}.{key}", below) for key, below in value.items() if below != known.get(key)]
+
+
+def _kind_at(place: str) -> str:
+    """Raises ConfigError naming what could be there."""
+    local = "://" not in place
+    if local and not Path(place).expanduser().exists():
+        raise ConfigError(f"{place}: no such file or folder")
+    files = Files(place)
+    found = files.kind()
+    if found == "absent":
+        raise ConfigError(f"{place}: no such file or folder")
+    if found == "folder":
+        return _kind_of_folder(files)
+    lower = place.lower()
+    if lower.endswith(_ARCHIVES):
+        raise ConfigError(_about_archive(place, local=local))
+    if kind := _TABLES.get(PurePosixPath(lower).suffix):
+        return kind
+    raise ConfigError(
+        f"{place}: a file of a kind that is not known; known: a study (.yaml), a table (.csv, .parquet, .arrow, "
+        ".feather), or a folder of images"
+    )
+
+
+def _kind_of_folder(files: Files) -> str:
+    from raydml.data.published import recognised
+
+    paths = list(files.listed())
+    if kind := recognised(paths):
+        return _known_kind(files.root, kind)
+    suffixes = {PurePosixPath(path.lower()).suffix for path in paths}
+    return "parquet" if suffixes and suffixes <= {s for s, kind in _TABLES.items() if kind == "parquet"} else "folder"
+
+
+def _known_kind(place: str, kind: str) -> str:
+    """The one layout that is recognised only to be refused."""
+    if section_of_kind("data", kind) is not None:
+        return kind
+    raise ConfigError(
+        f"{place}: is the older CUB-200 (2010) with 6,033 images; papers have CUB-200-2011, which is another set; to "
+        "take it as images of your own give its folder images/ and kind=folder"
+    )
+
+
+def _about_archive(place: str, *, local: bool) -> str:
+    from raydml.data.published import BENCHMARKS, archive_of
+
+    unpack = "unpack it and give the folder it makes"
+    if not local:
+        return f"{place}: is an archive, not data: {unpack}"
+    digest = _md5(Path(place).expanduser())
+    if (known := archive_of(digest)) is None:
+        return f"{place}: is an archive (md5 {digest}, none of the official ones), not data: {unpack}"
+    kind, name = known
+    return f"{place}: is {name}, the official archive of {BENCHMARKS[kind].name} (md5 {digest}): {unpack}"
+
+
+def _md5(path: Path) -> str:
+    """Which file it is, not whether somebody forged it."""
+    make: Callable[[], hashlib._Hash] = lambda: hashlib.md5(usedforsecurity=False)  # noqa: E731
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, make).hexdigest()

@@ -1,0 +1,185 @@
+"""Photographs decoded into the cache, in parallel over a cluster: `python -m raydml.data prepare DATA`.
+
+Ray Data maps blocks of places to blocks of pixels in one step (places, encoded bytes, pixels: nothing but the last
+travels) and streams them to this process, which writes them as any other decoder's. What was written stays written: an
+interrupted preparation goes on with the blocks that are missing, and a killed worker's block is decoded by another.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raydml.capacity import Capacity
+from raydml.config import ConfigError, DataConfig
+from raydml.data.building import DecodedBlock, decode_block
+from raydml.data.cache import ImageSet, default_cache
+from raydml.data.listing import Encoded, Listing
+from raydml.data.opening import open_images
+from raydml.session import connected, import_ray
+from raydml.splits import Indices
+
+# Decoded blocks in Ray's object store for each CPU: one being made, one waiting to be written, one to spare.
+_BLOCKS_PER_CPU = 3
+_DIGEST_BYTES = 16
+
+Progress = Callable[[int, int], None]
+"""Images decoded so far and images to decode."""
+
+
+class PreparationFailedError(RuntimeError):
+    """The workers could not decode the images, for a reason that is not in the images."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is in the cache now."""
+
+    images: ImageSet
+    entry: Path
+    num_bytes: int
+    """Of the entry on disk."""
+    num_decoded: int
+    """Images decoded by this call; none where all were there."""
+    seconds: float
+    """From listing to the entry being whole."""
+    start_s: float
+    """Of these, until the first block came: Ray and its workers start."""
+    rate: float
+    """Images a second once the first block was there; of everything where there was one block only."""
+
+
+def prepare(config: DataConfig, *, progress: Progress | None = None, verbose: bool = False) -> Prepared:
+    """Decodes what the cache lacks of a configuration's images; Ray starts only where there is any.
+
+    Raises ConfigError for bad data and for an image that cannot be read, PreparationFailedError.
+    """
+    counted = _Counted(progress)
+    with ExitStack() as stack:
+
+        def decode(listing: Listing, image_size: int, blocks: Sequence[Indices]) -> Iterator[DecodedBlock]:
+            capacity = stack.enter_context(connected(verbose=verbose))
+            yield from counted(decode_on_cluster(listing, image_size, blocks, capacity), sum(map(len, blocks)))
+
+        images = open_images(config, with_test=True, decode=decode)
+    entry = (Path(config.cache).expanduser() if config.cache else default_cache()) / images.fingerprint
+    num_bytes = sum(path.stat().st_size for path in entry.iterdir())
+    return Prepared(images, entry, num_bytes, counted.done, *counted.speed())
+
+
+class _Counted:
+    """Counts and times the images that pass by."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.done = 0
+        self._progress = progress
+        self._began = self._first = time.monotonic()
+        self._in_first = 0
+
+    def __call__(self, blocks: Iterator[DecodedBlock], total: int) -> Iterator[DecodedBlock]:
+        self._tell(total)
+        for block in blocks:
+            if not self.done:
+                self._first, self._in_first = time.monotonic(), len(block.positions)
+            yield block
+            self.done += len(block.positions)
+            self._tell(total)
+
+    def _tell(self, total: int) -> None:
+        if self._progress is not None:
+            self._progress(self.done, total)
+
+    def speed(self) -> tuple[float, float, float]:
+        """Seconds until now, seconds until the first block, images a second after it."""
+        now = time.monotonic()
+        later = self.done - self._in_first
+        rate = later / (now - self._first) if later else self.done / (now - self._began)
+        return now - self._began, self._first - self._began, rate
+
+
+def decode_on_cluster(
+    listing: Listing, image_size: int, blocks: Sequence[Indices], capacity: Capacity
+) -> Iterator[DecodedBlock]:
+    """The blocks of a listing, in any order, decoded by one task each on a Ray that is connected.
+
+    Raises ConfigError naming an image that cannot be read, PreparationFailedError where the workers are lost for good.
+    """
+    ray = import_ray()
+    from ray.data import ExecutionResources
+    from ray.data.exceptions import SystemException
+    from ray.exceptions import RayError
+
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # A row is a block: Ray Data may cut and join tables, but not rows.
+    dataset = ray.data.from_arrow([_asked(listing, number, positions) for number, positions in enumerate(blocks)])
+    limit = _BLOCKS_PER_CPU * max(1, int(capacity.cpus)) * max(map(len, blocks)) * image_size * image_size * 3
+    dataset.context.execution_options.resource_limits = ExecutionResources(object_store_memory=limit)
+    decoded = dataset.map_batches(
+        _decode_rows,
+        fn_kwargs={"encoded": listing.encoded, "image_size": image_size},
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=1,
+    )
+    try:
+        for table in decoded.iter_batches(batch_format="pyarrow", batch_size=None):
+            yield from _answered(table, blocks, image_size)
+    except (RayError, SystemException) as error:
+        raise PreparationFailedError(_reason(error)) from error
+
+
+def _asked(listing: Listing, number: int, positions: Indices) -> pa.Table:
+    places = [listing.places[position] for position in positions]
+    return pa.table({"block": [number], "places": pa.array([places], pa.list_(pa.string()))})
+
+
+def _decode_rows(table: pa.Table, *, encoded: Encoded, image_size: int) -> pa.Table:
+    """Rows (block, places) -> (block, pixels, digests, problem), in a worker.
+
+    An unreadable image is an answer, no error: Ray would wrap it in pages, or try again.
+    """
+    numbers, pixels, digests, problems = table["block"].to_pylist(), [], [], []
+    for places in table["places"].to_pylist():
+        everything = np.arange(len(places), dtype=np.int64)
+        alone = Listing(encoded, tuple(places), everything, (), "")
+        try:
+            block = decode_block(alone, image_size, everything)
+        except ConfigError as error:
+            pixels.append(b"")
+            digests.append(b"")
+            problems.append(str(error))
+        else:
+            pixels.append(block.pixels.tobytes())
+            digests.append(b"".join(block.digests))
+            problems.append("")
+    columns = {"pixels": pa.array(pixels, pa.large_binary()), "digests": pa.array(digests, pa.binary())}
+    return pa.table({"block": numbers, **columns, "problem": problems})
+
+
+def _answered(table: pa.Table, blocks: Sequence[Indices], image_size: int) -> Iterator[DecodedBlock]:
+    for batch in table.to_batches():
+        for row in range(batch.num_rows):
+            if problem := batch["problem"][row].as_py():
+                raise ConfigError(problem)
+            positions = blocks[batch["block"][row].as_py()]
+            # A view of Ray's shared memory: nothing is copied before it is written.
+            pixels = np.frombuffer(batch["pixels"][row].as_buffer(), dtype=np.uint8)
+            joined = batch["digests"][row].as_py()
+            digests = [joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES)]
+            yield DecodedBlock(positions, pixels.reshape(len(positions), image_size, image_size, 3), digests)
+
+
+def _reason(error: Any) -> str:  # noqa: ANN401
+    """The last line of the innermost error: Ray wraps the worker's own in several pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
