@@ -10,15 +10,22 @@ import torch
 from raydml.data.cache import ImageSet
 from raydml.data.decoding import Pixels
 from raydml.data.subsets import Subset
-from raydml.metrics import retrieval_metrics
+from raydml.retrieval import EveryOther, RetrievalProtocol, protocol_metrics
 
 # Larger images are averaged down to this first: neighbours of pixels get better, not worse, and memory stays small.
 _LARGEST_SIDE = 32
 # Images of full size that are in memory as floats.
 _AT_A_TIME = 256
+_EVERY_OTHER = EveryOther()
 
 
-def raw_pixel_metrics(images: ImageSet, subset: Subset, *, recall_at: Sequence[int] = (1, 2, 4, 8)) -> dict[str, float]:
+def raw_pixel_metrics(
+    images: ImageSet,
+    subset: Subset,
+    *,
+    recall_at: Sequence[int] = (1, 2, 4, 8),
+    protocol: RetrievalProtocol = _EVERY_OTHER,
+) -> dict[str, float]:
     """Retrieval metrics of the pixels of a subset as embeddings: centred on their mean, scaled to unit length.
 
     Of plain, centred and Euclidean pixels this is the strongest on glyphs and digits.
@@ -26,7 +33,7 @@ def raw_pixel_metrics(images: ImageSet, subset: Subset, *, recall_at: Sequence[i
     num_parts = -(-len(subset.index) // _AT_A_TIME)
     rows = torch.cat([_rows(images.images[part]) for part in np.array_split(subset.index, num_parts)])
     embeddings = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
-    return retrieval_metrics(embeddings, subset.labels, recall_at=recall_at)
+    return protocol_metrics(protocol, embeddings, subset.labels, recall_at=recall_at).means()
 
 
 def _rows(pixels: Pixels) -> torch.Tensor:

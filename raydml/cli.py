@@ -110,7 +110,9 @@ def _tune(arguments: argparse.Namespace) -> int:
         return _estimate(study, console, verbose=arguments.verbose) if arguments.estimate else DONE
     from raydml import tune
     from raydml.conclusion import conclude
+    from raydml.data_commands import say_terms
 
+    say_terms(study.base.data.kind, console)
     for line in opening_lines(study):
         console.print(line, highlight=False, soft_wrap=True)
     try:
@@ -146,6 +148,10 @@ def _train(arguments: argparse.Namespace) -> int:
         plan.print_plan(study, console, trainings=1, folds=1, searched=False)
         return DONE
     from raydml import train
+    from raydml.data_commands import say_terms
+    from raydml.data_display import Images
+
+    say_terms(study.base.data.kind, console)
 
     def show(row: dict[str, float]) -> None:
         validation = {name: value for name, value in row.items() if name.startswith("val/")}
@@ -156,16 +162,18 @@ def _train(arguments: argparse.Namespace) -> int:
         console.print(f"{epoch} {numbers}", highlight=False, soft_wrap=True)
 
     try:
-        result = train.fit(
-            study.base,
-            study.resources,
-            storage=study.storage,
-            name=study.name,
-            split=options.split,
-            fold=options.fold,
-            report=show,
-            verbose=arguments.verbose,
-        )
+        with Images(console, "decoded") as progress:
+            result = train.fit(
+                study.base,
+                study.resources,
+                storage=study.storage,
+                name=study.name,
+                split=options.split,
+                fold=options.fold,
+                report=show,
+                progress=progress,
+                verbose=arguments.verbose,
+            )
     except train.TrainingFailedError as error:
         print(f"error: the training failed: {error}", file=sys.stderr)
         return FAILED

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raydml import seeds
 from raydml.config import ConfigError, DivideConfig
-from raydml.data.batches import PixelSource
+from raydml.data.pixels import PixelSource
 from raydml.divide import EXCLUDED, by_class, drop_singletons, learners_at, match, partition, require_divisible, split
 from raydml.epoch import TrainingState, TrainingStoppedError, embed_share
 from raydml.kmeans import NonFiniteRowsError, Shard

@@ -34,7 +34,7 @@ def check(what: str, overrides: Sequence[str], console: Console) -> int:
     from raydml.data.checking import check as check_photos
     from raydml.data_display import Images, print_checked
 
-    _say_terms(config.kind, console)
+    say_terms(config.kind, console)
     with Images(console, "checked") as progress:
         checked = check_photos(config, decode=options.decode, progress=progress)
     print_checked(checked, console)
@@ -44,7 +44,8 @@ def check(what: str, overrides: Sequence[str], console: Console) -> int:
     if checked.of_level("error"):
         _say(console, "  next: mend the errors and check again")
         return _WRONG
-    following = _prepare_command(data) if config.decode == "once" else _tune_command(data)
+    waiting = config.decode == "once" and not (checked.overview is not None and checked.overview.cached)
+    following = _prepare_command(data) if waiting else _tune_command(data)
     _say(console, f"  next: {following}")
     return _CLEAN
 
@@ -56,8 +57,8 @@ def prepare(what: str, overrides: Sequence[str], console: Console, *, verbose: b
     if not isinstance(config, GlyphsConfig | DigitsConfig):
         if config.decode == "always":
             raise ConfigError("data.decode: always keeps no image in the cache: there is nothing to prepare")
-        _say_terms(config.kind, console)
-    from raydml.data_display import Images, gigabytes
+        say_terms(config.kind, console)
+    from raydml.data_display import Images, amount
     from raydml.prepare import PreparationFailedError
     from raydml.prepare import prepare as prepare_images
 
@@ -68,15 +69,23 @@ def prepare(what: str, overrides: Sequence[str], console: Console, *, verbose: b
         print(f"error: the images could not be decoded: {error}; the same command goes on from here", file=sys.stderr)
         return _WRONG
     images = len(done.images.labels)
-    amount = f"{images:,} images of {len(done.images.classes):,} classes, {gigabytes(done.num_bytes)}"
+    held = f"{images:,} images of {len(done.images.classes):,} classes, {amount(done.num_bytes)}"
     if done.num_decoded:
         start = f"{done.start_s:,.1f} s until the first came, then {done.rate:,.0f} images/s"
         _say(console, f"decoded {done.num_decoded:,} images in {done.seconds:,.1f} s: {start}")
     elif not isinstance(config, GlyphsConfig | DigitsConfig):
         _say(console, "already there")
-    _say(console, f"cache: {done.entry}: {amount}")
+    _say(console, f"cache: {done.entry}: {held}")
     _say(console, f"  next: {_tune_command(data)}")
     return _CLEAN
+
+
+def say_terms(kind: str, console: Console) -> None:
+    """Prints the terms of use of a published benchmark where this user was not told before."""
+    from raydml.data.terms import first_terms
+
+    if (terms := first_terms(kind)) is not None:
+        _say(console, f"terms of use: {terms}")
 
 
 def _located(what: str, overrides: Sequence[str], console: Console) -> Located:
@@ -88,13 +97,6 @@ def _located(what: str, overrides: Sequence[str], console: Console) -> Located:
 
 def _say(console: Console, line: str) -> None:
     console.print(line, highlight=False, soft_wrap=True)
-
-
-def _say_terms(kind: str, console: Console) -> None:
-    from raydml.data.terms import first_terms
-
-    if (terms := first_terms(kind)) is not None:
-        _say(console, f"terms of use: {terms}")
 
 
 def _write(path: Path, found: object) -> None:

@@ -29,6 +29,7 @@ class Images:
         """`verb`: what is done to the images; `every_s`: seconds between two plain lines."""
         self._console, self._verb, self._every_s = console, verb, every_s
         self._began = self._told = math.nan
+        self._before = 0
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,14 +54,19 @@ class Images:
         """`done` of `total` images are done."""
         now = time.monotonic()
         if math.isnan(self._began):
+            # What an earlier process did says nothing of the speed of this one.
             self._began = self._told = now
+            self._before = done
             if self._bar is not None:
                 self._bar.start()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, visible=True)
+            if done >= total:
+                # What follows is another matter: a training runs on below.
+                self._bar.stop()
         elif done and now - self._told >= self._every_s:
             self._told = now
-            speed = done / max(1e-9, now - self._began)
+            speed = max(1, done - self._before) / max(1e-9, now - self._began)
             left = (total - done) / speed
             line = f"{self._verb} {done:,} of {total:,} images, {speed:,.0f} images/s, {left:,.0f} s left"
             self._console.print(line, highlight=False, soft_wrap=True)
@@ -84,8 +90,9 @@ def print_checked(checked: Checked, console: Console) -> None:
     for finding in checked.findings:
         _print_finding(finding, console)
     counts = {level: len(checked.of_level(level)) for level in LEVELS}
-    words = {"error": "errors", "warning": "warnings", "info": "notes"}
-    console.print(Text(", ".join(f"{count} {words[level]}" for level, count in counts.items())))
+    words = {"error": "error", "warning": "warning", "info": "note"}
+    told = [f"{count} {words[level]}{'' if count == 1 else 's'}" for level, count in counts.items()]
+    console.print(Text(", ".join(told)))
 
 
 def _overview_table(config: Photos, overview: Overview) -> Table:
@@ -114,16 +121,17 @@ def overview_lines(config: Photos, overview: Overview) -> Mapping[str, str]:
         "images of a class": f"{fewest:,} to {most:,}, median {median:,g}",
     }
     if overview.encoded_bytes is not None:
-        lines["as they are"] = gigabytes(overview.encoded_bytes)
+        lines["as they are"] = amount(overview.encoded_bytes)
     if overview.cache_bytes:
         size = f"{config.image_size} x {config.image_size} pixels"
-        lines["decoded"] = f"{gigabytes(overview.cache_bytes)} at {size}, {gigabytes(overview.free_bytes)} free"
+        where = "in the cache" if overview.cached else f"{amount(overview.free_bytes)} free"
+        lines["decoded"] = f"{amount(overview.cache_bytes)} at {size}, {where}"
     return lines
 
 
-def gigabytes(num_bytes: int) -> str:
-    """Two significant digits or more: `0.39 GB`, `33.2 GB`."""
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes < 1e10 else f"{num_bytes / 1e9:,.1f} GB"
+def amount(num_bytes: int) -> str:
+    """`0.4 MB`, `157.1 MB`, `33.2 GB`."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _print_finding(finding: Finding, console: Console) -> None:
@@ -133,4 +141,5 @@ def _print_finding(finding: Finding, console: Console) -> None:
         console.print(Text(f"    {example}"), soft_wrap=True)
     if len(finding.examples) > EXAMPLES:
         console.print(Text(f"    ... and {len(finding.examples) - EXAMPLES:,} more (out=FILE.json lists all)"))
-    console.print(Text(f"  mend: {finding.mend}"), soft_wrap=True)
+    if finding.mend:
+        console.print(Text(f"  mend: {finding.mend}"), soft_wrap=True)

@@ -168,7 +168,8 @@ def _further(study: Study, trial: FrozenTrial) -> dict[str, Scalar]:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Metrics of one evaluation beside those of raw pixels."""
-    table = Table(title=f"{evaluation.split}: retrieval of unseen classes" if evaluation.split != "train" else "train")
+    title = "train" if evaluation.split == "train" else f"{evaluation.split}: retrieval of unseen classes"
+    table = Table(title=title, caption=evaluation.protocol)
     table.add_column("metric")
     table.add_column("embeddings", justify="right")
     if evaluation.baseline is not None:

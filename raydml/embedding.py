@@ -14,9 +14,10 @@ import torch
 
 from raydml import checkpoint
 from raydml.capacity import embedding_actors
-from raydml.config import Resources
-from raydml.data.batches import PixelSource, sequential_batches
+from raydml.config import DataConfig, Resources
+from raydml.data.batches import sequential_batches
 from raydml.data.opening import open_images
+from raydml.data.pixels import PixelSource
 from raydml.data.subsets import Split, split_subset
 from raydml.embedding_files import Rows, as_column, as_matrix
 from raydml.epoch import embed
@@ -34,16 +35,17 @@ class EmbeddingFailedError(RuntimeError):
 class _Embedder:
     """An actor of the pool: the model and the images of the node it lies on."""
 
-    def __init__(self, folder: str, split: Split, num_threads: int) -> None:
+    def __init__(self, folder: str, data: DataConfig, split: Split, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
-        objective, config, shape = checkpoint.load_objective(Path(folder))
+        objective, _, shape = checkpoint.load_objective(Path(folder))
         device = torch.device("cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available() else "cpu")
-        images = open_images(config.data, with_test=split == "test")
-        subset = split_subset(images, config.data, split, checkpoint.read_meta(Path(folder))["fold"])
+        meta = checkpoint.read_meta(Path(folder))
+        images = open_images(data, with_test=split == "test", known=meta["fingerprint"])
+        subset = split_subset(images, data, split, meta["fold"])
         self._model = objective.model.to(device)
         self._image_size = shape.image_size
         self._labels = subset.labels
-        self._source = PixelSource(images.images, subset.index, device=device)
+        self._source = PixelSource(images.images, subset.index, device=device, input_size=shape.image_size)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
         positions: Indices = np.array(batch["id"], dtype=np.int64)
@@ -53,10 +55,18 @@ class _Embedder:
 
 
 def embed_subset(
-    folder: Path, num_images: int, split: Split, batch_size: int, resources: Resources, *, verbose: bool = False
+    folder: Path,
+    data: DataConfig,
+    num_images: int,
+    split: Split,
+    batch_size: int,
+    resources: Resources,
+    *,
+    verbose: bool = False,
 ) -> Rows:
     """Embeddings (N, D) of a split by a checkpoint's model, in the split's order.
 
+    `data` is the checkpoint's, but for the test list that is asked for: every actor makes the same split of it.
     Blocks come back in any order and once more where an actor died; each row goes to its own place, so no image counts
     twice and none is padded. Raises EmbeddingFailedError.
     """
@@ -74,7 +84,7 @@ def embed_subset(
             ray.data.range(num_images, override_num_blocks=num_blocks)
             .map_batches(
                 _Embedder,
-                fn_constructor_args=(str(folder), split, max(1, int(worker.cpus))),
+                fn_constructor_args=(str(folder), data, split, max(1, int(worker.cpus))),
                 compute=ActorPoolStrategy(size=min(num_actors, num_blocks)),
                 batch_size=batch_size,
                 batch_format="numpy",

@@ -1,4 +1,4 @@
-"""Embeddings as Parquet files: columns index, label and embedding, by raydml or by anything else."""
+"""Embeddings as Parquet files: columns index, label, embedding and maybe role, by raydml or by anything else."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydml.config import ConfigError
+from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Roles
 from raydml.splits import Indices
 
 Rows = npt.NDArray[np.float32]
+_ROLES = {QUERY: "query", GALLERY: "gallery"}
 
 
-def write_embeddings(path: Path, rows: Rows, labels: Indices, index: Indices) -> None:
-    """Parquet that anything reads: index int64, label int64, embedding fixed_size_list<float32>."""
+def write_embeddings(path: Path, rows: Rows, labels: Indices, index: Indices, roles: Roles | None = None) -> None:
+    """Parquet that anything reads: index int64, label int64, embedding fixed_size_list<float32>.
+
+    Where images have roles also role: `query`, `gallery`, or null for either.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    table = pa.table({"index": index, "label": labels, "embedding": as_column(rows)})
-    pq.write_table(table, beside)
+    columns = {"index": index, "label": labels, "embedding": as_column(rows)}
+    if roles is not None:
+        columns["role"] = pa.array([_ROLES.get(role) for role in roles.tolist()], pa.string())
+    pq.write_table(pa.table(columns), beside)
     beside.replace(path)
 
 
@@ -41,6 +48,21 @@ def read_embeddings(path: Path) -> tuple[Rows, Indices]:
     if len(lengths) != 1 or lengths[0] is None:
         raise ConfigError(f"{path}: embeddings must all have the same length, but have {sorted(map(str, lengths))}")
     return as_matrix(table["embedding"]), table["label"].to_numpy().astype(np.int64)
+
+
+def read_roles(path: Path) -> Roles | None:
+    """(N,) of a file that `read_embeddings` reads: what its column `role` says, None where it has none.
+
+    Raises ConfigError for anything but `query`, `gallery` or nothing.
+    """
+    if "role" not in pq.read_schema(path).names:
+        return None
+    named = [value or None for value in pq.read_table(path, columns=["role"])["role"].to_pylist()]
+    known: dict[object, int] = {None: ANY_ROLE, **{name: role for role, name in _ROLES.items()}}
+    unknown = sorted({str(value) for value in named if value not in known})
+    if unknown:
+        raise ConfigError(f"{path}: role must be query, gallery or empty, but is also {', '.join(unknown[:3])}")
+    return np.array([known[value] for value in named], dtype=np.int8)
 
 
 def as_column(rows: Rows) -> pa.FixedSizeListArray:

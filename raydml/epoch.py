@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from raydml.config import ExperimentConfig
-from raydml.data.batches import Batch, PixelSource, sequential_batches
+from raydml.data.batches import Batch, sequential_batches
+from raydml.data.pixels import PixelSource
 from raydml.distributed import rank, world_size
 from raydml.divide import freezes_backbone
 from raydml.expansion import rehearse
@@ -166,7 +167,9 @@ def train_epoch(
         set_learning_rates(state.optimizer, _factor(state, position), backbone_rests=rests)
         subset = None if batch.learner is None else subsets[batch.learner]
         context = StepContext(config.seed, state.epoch, state.step, batch.num_global, batch.learner, subset)
-        output: LossOutput = state.parallel(batch.images, batch.labels, context=context, crops=batch.crops)
+        output: LossOutput = state.parallel(
+            batch.images, batch.labels, context=context, crops=batch.crops, colours=batch.colours
+        )
         state.optimizer.zero_grad(set_to_none=True)
         output.value.backward()
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -227,5 +230,6 @@ def embed(model: EmbeddingModel, batches: Iterable[Batch], *, image_size: int, f
 def embed_share(state: TrainingState, source: PixelSource, labels: Indices, *, features: bool = False) -> Embedded:
     """This rank's part of a subset, unaugmented: images r, r + R, ..., so that none is padding and counts twice."""
     mine = np.arange(rank(), len(labels), world_size())
-    batches = sequential_batches(source, labels, mine, batch_size=state.config.evaluation.batch_size)
+    size, threads = state.config.evaluation.batch_size, state.config.data.prefetch_threads
+    batches = sequential_batches(source, labels, mine, batch_size=size, threads=threads)
     return embed(state.objective.model, batches, image_size=state.shape.image_size, features=features)

@@ -26,20 +26,25 @@ from typing import Literal
 
 import torch
 
-from raydml import atomic, checkpoint
-from raydml.baseline import raw_pixel_metrics
-from raydml.config import ConfigError, DataConfig, EvaluateOptions, Resources, dump
+from raydml import atomic
+from raydml.config import ConfigError, EvaluateOptions, Resources, dump
 from raydml.config.grammar import validate
-from raydml.data.cache import ImageSet
-from raydml.data.opening import open_images
-from raydml.data.subsets import Split, Subset, split_subset
 from raydml.embedding import embed_subset
-from raydml.embedding_files import Rows, read_embeddings, write_embeddings
+from raydml.embedding_files import Rows, read_embeddings, read_roles, write_embeddings
 from raydml.looks import note_look
-from raydml.metrics import Engine, QueryMetrics, query_metrics
-from raydml.runs import TrainedModel, resolve, resolve_folds
+from raydml.metrics import Engine
+from raydml.per_query import QueryMetrics
+from raydml.retrieval import (
+    QueryGallery,
+    RetrievalProtocol,
+    described,
+    facts_of,
+    protocol_metrics,
+    protocol_of_roles,
+)
 from raydml.session import connected
 from raydml.splits import Indices
+from raydml.subjects import Opened, Subject, subjects_of
 
 _DEFAULT_RANKS = (1, 2, 4, 8)
 # A share of ties belongs to the whole gallery; of a class it would say little.
@@ -55,7 +60,9 @@ class Evaluation:
     directory: Path
     """Where metrics.json, per_class.csv and, but for a file, embeddings.parquet lie."""
     split: str
-    """train, val, test, or `file` for embeddings."""
+    """train, val, test, or `file` for embeddings; `test-medium` for a test list that is not the run's own."""
+    protocol: str
+    """What is found among what, in a line."""
     metrics: dict[str, float]
     baseline: dict[str, float] | None
     """Metrics of raw pixels on the same images; none for a file."""
@@ -67,6 +74,8 @@ def evaluate(
     *,
     split: Literal["auto", "train", "val", "test"] = "auto",
     fold: int | Literal["all"] | None = None,
+    test_list: Literal["small", "medium", "large"] | None = None,
+    gallery: Literal["random", "leave_one_out"] | None = None,
     engine: Engine = "rank",
     recall_at: Sequence[int] | None = None,
     batch_size: int = 256,
@@ -76,11 +85,14 @@ def evaluate(
 ) -> dict[str, float]:
     """Retrieval metrics of a trained model or of a Parquet file; also written beside the run, with the embeddings.
 
-    With `fold="all"` those of the concatenated folds. Raises ConfigError where nothing usable lies there.
+    With `fold="all"` those of the concatenated folds. `test_list` and `gallery` evaluate a model of VehicleID by others
+    than its configuration names: one training serves all of them. Raises ConfigError where nothing usable lies there.
     """
     raw = {
         "split": split,
         "fold": fold,
+        "test_list": test_list,
+        "gallery": gallery,
         "engine": engine,
         "recall_at": None if recall_at is None else list(recall_at),
         "batch_size": batch_size,
@@ -98,8 +110,8 @@ def run_evaluations(
 
     Raises ConfigError for what cannot be evaluated, before anything is, and EmbeddingFailedError.
     """
-    opened = _Opened()
-    subjects = [_subjects(Path(run).expanduser(), options, opened) for run in runs]
+    opened = Opened()
+    subjects = [subjects_of(Path(run).expanduser(), options, opened) for run in runs]
     with connected(verbose=verbose) if any(not isinstance(found, Path) for found in subjects) else nullcontext():
         for found in subjects:
             if isinstance(found, Path):
@@ -108,73 +120,15 @@ def run_evaluations(
                 yield from _evaluate_models(found, options, opened, verbose=verbose)
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A model and the images it is evaluated on."""
-
-    model: TrainedModel
-    data: DataConfig
-    split: Split
-    images: ImageSet
-    subset: Subset
-    ranks: tuple[int, ...]
-
-
-class _Opened:
-    """Images and raw pixels, looked at once however many runs have the same data."""
-
-    def __init__(self) -> None:
-        self._images: dict[object, ImageSet] = {}
-        self._baselines: dict[object, dict[str, float]] = {}
-
-    def images(self, data: DataConfig, split: Split) -> ImageSet:
-        """Those of the test classes only where the split is `test`."""
-        key = (data.model_dump_json(), split == "test")
-        if key not in self._images:
-            self._images[key] = open_images(data, with_test=split == "test")
-        return self._images[key]
-
-    def baseline(self, subject: _Subject) -> dict[str, float]:
-        """Metrics of raw pixels on the images of a subject."""
-        fold = None if subject.split == "test" else subject.model.fold
-        key = (subject.data.model_dump_json(), subject.split, fold, subject.ranks)
-        if key not in self._baselines:
-            self._baselines[key] = raw_pixel_metrics(subject.images, subject.subset, recall_at=subject.ranks)
-        return self._baselines[key]
-
-
-def _subjects(path: Path, options: EvaluateOptions, opened: _Opened) -> Path | list[_Subject]:
-    """What is to be evaluated: a file as it is, the model of a run, or its models of all folds."""
-    if path.suffix == ".parquet":
-        return path
-    if options.fold != "all":
-        return [_subject(resolve(path, fold=options.fold), options, opened)]
-    models = resolve_folds(path)
-    if options.split == "auto" and models[0].default_split == "val":
-        raise ConfigError(f"{path}: fold=all needs split=test: the folds of a trial validate different classes")
-    return [_subject(model, options, opened) for model in models]
-
-
-def _subject(model: TrainedModel, options: EvaluateOptions, opened: _Opened) -> _Subject:
-    config = checkpoint.read_config(model.checkpoint)
-    split = model.default_split if options.split == "auto" else options.split
-    images = opened.images(config.data, split)
-    fingerprint = checkpoint.read_meta(model.checkpoint)["fingerprint"]
-    if images.fingerprint != fingerprint:
-        raise ConfigError(
-            f"{model.checkpoint}: trained on other data (fingerprint {fingerprint}, now {images.fingerprint})"
-        )
-    subset = split_subset(images, config.data, split, model.fold)
-    return _Subject(model, config.data, split, images, subset, options.recall_at or config.evaluation.recall_at)
-
-
 def _evaluate_models(
-    subjects: Sequence[_Subject], options: EvaluateOptions, opened: _Opened, *, verbose: bool
+    subjects: Sequence[Subject], options: EvaluateOptions, opened: Opened, *, verbose: bool
 ) -> Iterator[Evaluation]:
     parts: list[Rows] = []
     for subject in subjects:
         folder, count = subject.model.checkpoint, len(subject.subset.index)
-        rows = embed_subset(folder, count, subject.split, options.batch_size, options.resources, verbose=verbose)
+        rows = embed_subset(
+            folder, subject.data, count, subject.split, options.batch_size, options.resources, verbose=verbose
+        )
         parts.append(rows)
         yield _evaluate_rows(rows, subject, subject.model.directory, folder, options.engine, opened)
     if len(parts) > 1:
@@ -190,41 +144,54 @@ def _concatenated(parts: Sequence[Rows]) -> Rows:
 
 
 def _evaluate_rows(
-    rows: Rows, subject: _Subject, run: Path, looked_at: Path, engine: Engine, opened: _Opened
+    rows: Rows, subject: Subject, run: Path, looked_at: Path, engine: Engine, opened: Opened
 ) -> Evaluation:
     """Writes what embeddings of the subject's images are worth below `run`; `looked_at` is whose they are."""
     images, subset = subject.images, subject.subset
     study = subject.model.study
     name = run.relative_to(study.parent).as_posix() if study else run.name
-    found = _query_metrics(name, rows, subset.labels, subject.ranks, engine)
+    found = _query_metrics(name, subject.protocol, rows, subset.labels, subject.ranks, engine)
     metrics = found.means()
     if subject.split == "test":
         # First of all that is written: no number without its look.
-        note_look(study or run, looked_at, metrics)
-    directory = run / "evaluation" / subject.split
-    write_embeddings(directory / "embeddings.parquet", rows, images.labels[subset.index], subset.index)
+        note_look(study or run, looked_at, metrics, at=subject.folder)
+    directory = run / "evaluation" / subject.folder
+    roles = subject.protocol.roles if isinstance(subject.protocol, QueryGallery) else None
+    write_embeddings(directory / "embeddings.parquet", rows, images.labels[subset.index], subset.index, roles)
     _write_per_class(directory, found, lambda label: images.classes[subset.classes[label]])
+    line = _write_protocol(directory, subject.protocol, subset.labels)
     atomic.write_json(directory / "metrics.json", metrics)
-    return Evaluation(name, directory, subject.split, metrics, opened.baseline(subject), images.synthetic)
+    return Evaluation(name, directory, subject.folder, line, metrics, opened.baseline(subject), images.synthetic)
 
 
 def _evaluate_file(path: Path, options: EvaluateOptions) -> Evaluation:
     rows, labels = read_embeddings(path)
+    protocol = protocol_of_roles(read_roles(path), str(path))
     # Others may not have scaled theirs: neighbours are by cosine.
     unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1).numpy()
-    found = _query_metrics(str(path), unit, labels, options.recall_at or _DEFAULT_RANKS, options.engine)
+    found = _query_metrics(str(path), protocol, unit, labels, options.recall_at or _DEFAULT_RANKS, options.engine)
     digest = hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest()
     directory = Path(options.storage).expanduser().resolve() / "evaluations" / f"{path.stem}-{digest}"
     _write_per_class(directory, found, str)
+    line = _write_protocol(directory, protocol, labels)
     atomic.write_json(directory / "metrics.json", found.means())
-    return Evaluation(path.name, directory, "file", found.means(), None, synthetic=False)
+    return Evaluation(path.name, directory, "file", line, found.means(), None, synthetic=False)
 
 
-def _query_metrics(name: str, rows: Rows, labels: Indices, ranks: Sequence[int], engine: Engine) -> QueryMetrics:
+def _query_metrics(
+    name: str, protocol: RetrievalProtocol, rows: Rows, labels: Indices, ranks: Sequence[int], engine: Engine
+) -> QueryMetrics:
     try:
-        return query_metrics(rows, labels, recall_at=ranks, engine=engine)
+        return protocol_metrics(protocol, rows, labels, recall_at=ranks, engine=engine)
     except ValueError as error:  # embeddings that nothing can be computed from
         raise ConfigError(f"{name}: {error}") from None
+
+
+def _write_protocol(directory: Path, protocol: RetrievalProtocol, labels: Indices) -> str:
+    """protocol.json: what metrics.json, which holds numbers alone, is a result of. The same in a line."""
+    line = described(protocol, labels)
+    atomic.write_json(directory / "protocol.json", {**facts_of(protocol, labels), "description": line})
+    return line
 
 
 def _write_per_class(directory: Path, found: QueryMetrics, name_of: Callable[[int], str]) -> None:

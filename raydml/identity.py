@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from raydml import atomic
 from raydml.config import ConfigError, ExperimentConfig, Repeats, dump
 from raydml.config.grammar import differences
 from raydml.space import Study
+
+PLACES = frozenset({"data.cache", "data.images", "data.prefetch_threads", "data.root"})
+"""Paths that no result depends on: where images lie, which the data fingerprint tells apart, and how they are read."""
 
 _BUDGETS = ("top", *Repeats.model_fields)
 
@@ -21,7 +25,7 @@ def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
     # Only where there are some: folders of searches with one objective must stay theirs.
     further = {"minimize": list(study.search.minimize)} if study.search.minimize else {}
     return {
-        "base": without_cache(study.base),
+        "base": without_places(study.base),
         "space": {path: dump(limits) for path, limits in study.space.items()},
         "protocol": _without_budgets(dump(study.protocol)),
         "metric": study.search.metric,
@@ -30,12 +34,19 @@ def identity_of(study: Study, fingerprint: str) -> dict[str, object]:
     }
 
 
-def without_cache(config: ExperimentConfig) -> dict[str, object]:
-    """A configuration as plain data, but for the place of the cache: no result depends on it."""
-    raw = dump(config)
-    data = raw["data"]
-    assert isinstance(data, dict)
-    return {**raw, "data": {key: value for key, value in data.items() if key != "cache"}}
+def without_places(config: ExperimentConfig) -> dict[str, object]:
+    """A configuration as plain data, but for `PLACES`."""
+    return without_paths(dump(config), PLACES)
+
+
+def without_paths(raw: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Plain data without what lies at some paths of two names."""
+    return {
+        section: {key: value for key, value in part.items() if f"{section}.{key}" not in paths}
+        if isinstance(part, Mapping)
+        else part
+        for section, part in raw.items()
+    }
 
 
 def _without_budgets(protocol: Mapping[str, object]) -> dict[str, object]:
@@ -70,6 +81,12 @@ def stored_in(directory: Path) -> dict[str, object] | None:
         return dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def fingerprint_in(directory: Path) -> str | None:
+    """The fingerprint of the images of the study a folder holds; None where it holds none. Raises ConfigError."""
+    found = (stored_in(directory) or {}).get("data_fingerprint")
+    return found if isinstance(found, str) else None
 
 
 def changes(there: Mapping[str, object], here: Mapping[str, object]) -> str:

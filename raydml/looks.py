@@ -12,17 +12,20 @@ from pathlib import Path, PurePosixPath
 from raydml.config import ConfigError
 
 _FILE = "test_looks.jsonl"
+_TEST = "test"
 
 
-def note_look(directory: Path, checkpoint: Path, metrics: Mapping[str, float]) -> None:
+def note_look(directory: Path, checkpoint: Path, metrics: Mapping[str, float], *, at: str = _TEST) -> None:
     """Appends a line to `<directory>/test_looks.jsonl`: time, checkpoint relative to the folder, metrics.
 
-    For folds that are evaluated together `checkpoint` is the folder of their run. On disk when this returns, so that
-    no number exists whose look was lost in a crash.
+    For folds that are evaluated together `checkpoint` is the folder of their run. `at` tells test lists and protocols
+    apart, where a model is looked at by several. On disk when this returns, so that no number exists whose look was
+    lost in a crash.
     """
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "checkpoint": checkpoint.relative_to(directory).as_posix(),
+        "at": at,
         "metrics": dict(metrics),
     }
     with (directory / _FILE).open("a", encoding="utf-8") as file:
@@ -70,7 +73,8 @@ def _look(line: str, where: str) -> tuple[str, str]:
     try:
         look = json.loads(line)
         parts = PurePosixPath(look["checkpoint"]).parts
-        saw = json.dumps([look["checkpoint"], look["metrics"]], sort_keys=True)
+        # Lines of earlier versions do not say at what: there was only one thing to look at.
+        saw = json.dumps([look["checkpoint"], look.get("at", _TEST), look["metrics"]], sort_keys=True)
     except (ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{where}: no note of a look at test classes: {error}") from None
     return "/".join(part for part in parts if part != "checkpoint" and not part.startswith("fold")) or ".", saw

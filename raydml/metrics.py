@@ -13,7 +13,7 @@ counted. Ranks are counted block by block: no N x N matrix, and recall@1000 need
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -24,10 +24,12 @@ from torch import Tensor
 
 from raydml.distances import full_precision
 from raydml.neighbors import blocks, nearest
+from raydml.per_query import QueryMetrics
 
 Rows = Tensor | npt.NDArray[np.floating]
 Labels = Tensor | npt.NDArray[np.integer]
 Engine = Literal["rank", "faiss"]
+_Count = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, int], "Ranks"]
 
 # Below this many rows or columns a matrix product may round the same sum differently, and a tie be missed.
 _SAFE_GEMM = 16
@@ -47,40 +49,6 @@ class Ranks(NamedTuple):
 
     tied: Tensor
     """Whether a negative has exactly the similarity of the nearest positive; bool."""
-
-
-class QueryMetrics(NamedTuple):
-    """Metrics of each query that has a positive, before anything is averaged."""
-
-    values: dict[str, Tensor]
-    """`recall@k` for each k, `map@r`, `r_precision` and `tied_queries`, each (Q,) float64 in [0, 1]."""
-
-    labels: Tensor
-    """(Q,) int64."""
-
-    num_without_positive: int
-    """Queries that were left out."""
-
-    def means(self) -> dict[str, float]:
-        """Over all queries, with their numbers: what `retrieval_metrics` returns."""
-        return {
-            **{name: float(values.mean()) for name, values in self.values.items()},
-            "num_queries": float(len(self.labels)),
-            "num_queries_without_positive": float(self.num_without_positive),
-        }
-
-    def class_means(self) -> dict[int, dict[str, float]]:
-        """By label, in rising order: `num_queries`, and means over the queries of the class.
-
-        Weighted with `num_queries` they add up to `means`.
-        """
-        labels, place, counts = self.labels.unique(return_inverse=True, return_counts=True)
-        table = {"num_queries": counts.tolist()}
-        for name, values in self.values.items():
-            sums = values.new_zeros(len(labels)).index_add_(0, place, values)
-            table[name] = (sums / counts).tolist()
-        rows = zip(*table.values(), strict=True)
-        return {label: dict(zip(table, row, strict=True)) for label, row in zip(labels.tolist(), rows, strict=True)}
 
 
 def retrieval_metrics(
@@ -110,10 +78,16 @@ def query_metrics(
     gallery: Rows | None = None,
     gallery_labels: Labels | None = None,
     *,
+    own: Tensor | None = None,
     recall_at: Sequence[int] = (1, 2, 4, 8),
+    mrr: bool = False,
     engine: Engine = "rank",
 ) -> QueryMetrics:
-    """As `retrieval_metrics`, query by query."""
+    """As `retrieval_metrics`, query by query; with `mrr` also 1 / rank of the nearest positive.
+
+    `own` (Q,) int64 is the row of the gallery that is the query itself and is not found, -1 where none is. Without it
+    no row of a given gallery is excluded: equal positions are not the same image.
+    """
     q, q_labels = _checked(query, query_labels, "query")
     if gallery is None or gallery_labels is None:
         if gallery is not None or gallery_labels is not None:
@@ -121,27 +95,47 @@ def query_metrics(
         g, g_labels, own = q, q_labels, torch.arange(len(q), device=q.device)
     else:
         g, g_labels = _checked(gallery, gallery_labels, "gallery")
-        own = None
+        own = torch.full_like(q_labels, -1) if own is None else own.to(q.device)
         if g.shape[1] != q.shape[1]:
             raise ValueError(f"query and gallery must have one dimension, but got {q.shape[1]} and {g.shape[1]}")
         wider = torch.promote_types(q.dtype, g.dtype)
         q, g = q.to(wider), g.to(wider)
-    num_positives = _num_positives(q_labels, g_labels) - int(own is not None)
-    usable = num_positives > 0
+    usable = _num_positives(q_labels, g_labels) > (own >= 0).long()
     if not bool(usable.any()):
         raise ValueError("no query has a positive: every label of the queries is alone")
     rows = usable.nonzero()[:, 0]
     count = _ranks_by_counting if engine == "rank" else _ranks_by_faiss
-    deepest = max(recall_at, default=1)
+    deepest = len(g) if mrr else max(recall_at, default=1)
     with _exact_products():
-        ranks = count(q[rows], q_labels[rows], g, g_labels, None if own is None else own[rows], deepest)
+        ranks = _ranks(count, q[rows], q_labels[rows], g, g_labels, own[rows], deepest)
     values = {
         **{f"recall@{k}": (ranks.first <= k).double() for k in recall_at},
         "map@r": ranks.average_precision_at_r,
         "r_precision": ranks.r_precision,
+        **({"mrr": 1 / ranks.first.double()} if mrr else {}),
         "tied_queries": ranks.tied.double(),
     }
     return QueryMetrics(values, q_labels[rows], len(q) - len(rows))
+
+
+def _ranks(
+    count: _Count,
+    query: Tensor,
+    query_labels: Tensor,
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    own: Tensor,
+    deepest: int,
+) -> Ranks:
+    """Queries that are in the gallery themselves are ranked apart from those that are not."""
+    parts, order = [], []
+    for rows, inside in (((own >= 0).nonzero()[:, 0], True), ((own < 0).nonzero()[:, 0], False)):
+        if len(rows):
+            left_out = own[rows] if inside else None
+            parts.append(count(query[rows], query_labels[rows], gallery, gallery_labels, left_out, deepest))
+            order.append(rows)
+    back = torch.cat(order).argsort()
+    return Ranks(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
 
 
 def _checked(rows: Rows, labels: Labels, name: str) -> tuple[Tensor, Tensor]:

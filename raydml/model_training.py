@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -14,17 +15,19 @@ from raydml import checkpoint, seeds
 from raydml.clustering import redivided
 from raydml.config import ConfigError, ExperimentConfig, Photos, dump
 from raydml.config.grammar import differences
-from raydml.data.batches import PixelSource, class_balanced_batches, num_steps, training_batches
+from raydml.data.batches import class_balanced_batches, num_steps, training_batches
 from raydml.data.cache import ImageSet
 from raydml.data.cluster_batches import cluster_batches
+from raydml.data.pixels import PixelSource
 from raydml.data.subsets import Subset, fold_subsets, test_subset, trainval_subset
 from raydml.distributed import gather_ragged, rank, world_size
 from raydml.divide import clusters_before, drop_singletons, stage_of
 from raydml.epoch import TrainingState, embed_share, new_state, train_epoch
+from raydml.identity import PLACES
 from raydml.learners import class_subsets
 from raydml.losses import ClassSubset
-from raydml.metrics import retrieval_metrics
 from raydml.objective import DataShape
+from raydml.retrieval import RetrievalProtocol, protocol_metrics, protocol_of
 from raydml.splits import Indices
 
 # Images from which the mean and deviation of the pixels are taken: more would not move the third digit.
@@ -36,16 +39,18 @@ def _require_same(directory: Path, config: ExperimentConfig, trained: Experiment
     if checkpoint.read_meta(directory)["fold"] != fold:
         raise ConfigError(f"{directory}: this checkpoint is of another fold than fold={fold}")
     for path, found, wanted in differences(dump(trained), dump(config)):
-        if path != "data.cache":
+        if path not in PLACES:
             raise ConfigError(f"{directory}: this checkpoint has {path}={found}, but got {wanted}")
 
 
 class _HeldOut:
     """Images that a model is evaluated on after every epoch."""
 
-    def __init__(self, name: Literal["val", "test"], images: ImageSet, subset: Subset, device: torch.device) -> None:
-        self.name, self.labels = name, subset.labels
-        self.source = PixelSource(images.images, subset.index, device=device)
+    def __init__(
+        self, name: Literal["val", "test"], protocol: RetrievalProtocol, subset: Subset, source: PixelSource
+    ) -> None:
+        self.name, self.protocol = name, protocol
+        self.labels, self.source = subset.labels, source
 
 
 class ModelTraining:
@@ -63,15 +68,21 @@ class ModelTraining:
     ) -> None:
         self._fold = fold
         self._held_out: _HeldOut | None = None
+
+        def source_of(subset: Subset) -> PixelSource:
+            return PixelSource(images.images, subset.index, device=device, input_size=input_size(config, images))
+
         if fold is not None:
             self._train, val = fold_subsets(images, config.data, fold)
-            self._held_out = _HeldOut("val", images, val, device)
+            self._held_out = _HeldOut("val", protocol_of(config.data, images, val, "val"), val, source_of(val))
         else:
             self._train = trainval_subset(images, config.data)
             if test_every_epoch:
-                self._held_out = _HeldOut("test", images, test_subset(images, config.data), device)
+                test = test_subset(images, config.data)
+                protocol = protocol_of(config.data, images, test, "test")
+                self._held_out = _HeldOut("test", protocol, test, source_of(test))
         self._directory, self._device, self._fingerprint = directory, device, images.fingerprint
-        self._source = PixelSource(images.images, self._train.index, device=device)
+        self._source = source_of(self._train)
         self._used: Indices = np.zeros(0, dtype=np.int64)
         self._subsets: Sequence[ClassSubset] = ()
         self._state = self._open(config, images)
@@ -170,9 +181,10 @@ class ModelTraining:
             rank=rank(),
             world_size=world_size(),
             learners=learners,
+            threads=state.config.data.prefetch_threads,
         )
         # Dropout and the like draw from the global generator: seeded here, an epoch is the same after a resume.
-        with torch.random.fork_rng():
+        with closing(batches), torch.random.fork_rng():
             torch.manual_seed(seeds.derive(seeds.Purpose.LAYERS, state.config.seed, state.epoch, rank()))
             metrics = train_epoch(state, batches, device=self._device, num_steps=len(rows), subsets=self._subsets)
         if learners is not None:
@@ -186,9 +198,10 @@ class ModelTraining:
         order = gather_ragged(part.index).argsort()
         if rank() != 0:
             return {}
-        metrics = retrieval_metrics(embeddings[order], labels[order], recall_at=self._state.config.evaluation.recall_at)
+        ranks = self._state.config.evaluation.recall_at
+        found = protocol_metrics(images.protocol, embeddings[order], labels[order], recall_at=ranks)
         # Counts of queries are the same every epoch: they are no curve.
-        return {name: value for name, value in metrics.items() if not name.startswith("num_")}
+        return {name: value for name, value in found.means().items() if not name.startswith("num_")}
 
 
 def data_shape(config: ExperimentConfig, images: ImageSet, train: Subset) -> DataShape:

@@ -14,6 +14,7 @@ from raydml import seeds
 from raydml.config import ConfigError, ExperimentConfig, LibraryConfig
 from raydml.data.augment import centre_crop, crop
 from raydml.data.batches import max_positives
+from raydml.data.colour import jitter
 from raydml.distributed import gather
 from raydml.expansion import SphericalExpansion
 from raydml.learners import Learners
@@ -79,10 +80,16 @@ class Objective(nn.Module):
         self.chunk_size = chunk_size
 
     def forward(
-        self, images: Tensor, labels: Tensor, *, context: StepContext, crops: Tensor | None = None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        context: StepContext,
+        crops: Tensor | None = None,
+        colours: Tensor | None = None,
     ) -> LossOutput:
-        """(B, C_in, H, W), (B,) int64, (B, 5) -> LossOutput of the gathered batch, the same on every rank."""
-        embeddings = gather(self._embed(images, crops), num_rows=context.num_images)
+        """(B, C_in, H, W), (B,) int64, (B, 5), (B, 4) -> LossOutput of the gathered batch, the same on every rank."""
+        embeddings = gather(self._embed(images, crops, colours), num_rows=context.num_images)
         gathered = gather(labels, num_rows=context.num_images)
         device, view = embeddings.device, self.view(context)
         output: LossOutput
@@ -116,21 +123,22 @@ class Objective(nn.Module):
         parts = [part for part in (self.loss, self.see, self.learners) if part is not None]
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
-    def _embed(self, images: Tensor, crops: Tensor | None) -> Tensor:
+    def _embed(self, images: Tensor, crops: Tensor | None, colours: Tensor | None) -> Tensor:
         """(B, D). In chunks: each is embedded without graph, and again with one when its gradient is known."""
         if self.chunk_size is None or len(images) <= self.chunk_size:
-            return self._embed_chunk(images, crops)
-        chunks_of_crops = itertools.repeat(None) if crops is None else crops.split(self.chunk_size)
+            return self._embed_chunk(images, crops, colours)
+        parts = (itertools.repeat(None) if x is None else x.split(self.chunk_size) for x in (crops, colours))
         embeddings = [
             checkpoint(self._embed_chunk, *chunk, use_reentrant=False)
-            for chunk in zip(images.split(self.chunk_size), chunks_of_crops, strict=False)
+            for chunk in zip(images.split(self.chunk_size), *parts, strict=False)
         ]
         return torch.cat(embeddings)
 
-    def _embed_chunk(self, images: Tensor, crops: Tensor | None) -> Tensor:
+    def _embed_chunk(self, images: Tensor, crops: Tensor | None, colours: Tensor | None) -> Tensor:
         # Whatever a learner's view takes of an embedding it scales to unit length.
         rescaled = self.learners is not None
-        embeddings: Tensor = self.model(network_input(images, crops, self.image_size), rescaled=rescaled)
+        inputs = network_input(images, crops, self.image_size, colours=colours)
+        embeddings: Tensor = self.model(inputs, rescaled=rescaled)
         return embeddings
 
 
@@ -198,10 +206,16 @@ def _require_independent(config: ExperimentConfig, *, normalises_batches: bool) 
         )
 
 
-def network_input(images: Tensor, crops: Tensor | None, image_size: int) -> Tensor:
-    """(B, C_in, H, W) uint8 at the network's size: cropped where there are crops (B, 5), else in the centre."""
+def network_input(images: Tensor, crops: Tensor | None, image_size: int, *, colours: Tensor | None = None) -> Tensor:
+    """(B, C_in, H, W) uint8 at the network's size: cropped where there are crops (B, 5), else in the centre.
+
+    Images that are cropped already have that size and no crops. Colours (B, 4) are changed where there are any.
+    """
+    x = images
     if crops is not None:
-        return crop(images, crops, image_size)
-    if images.shape[2] == image_size:
-        return images
-    return centre_crop(images, image_size)
+        x = crop(images, crops, image_size)
+    elif images.shape[2] != image_size:
+        x = centre_crop(images, image_size)
+    if colours is None:
+        return x
+    return jitter(x if x.is_floating_point() else x.float() / 255.0, colours)

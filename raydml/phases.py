@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -21,8 +22,9 @@ from rich.console import Console
 from raydml import checkpoint, jsonfile, yamlfile
 from raydml.capacity import worker_of
 from raydml.config import ExperimentConfig, parse
+from raydml.data.opening import known_for
 from raydml.history import read_history
-from raydml.identity import without_cache
+from raydml.identity import fingerprint_in, without_places
 from raydml.looks import note_curve
 from raydml.phase_display import PhaseDisplay
 from raydml.repeating import Machines, run_repetitions
@@ -146,10 +148,16 @@ def _train(
     study: Study, directory: Path, phase: Phase, runs: Sequence[Repetition], machines: Machines, console: Console
 ) -> None:
     with PhaseDisplay(console, study, runs) as display:
-        failures = run_repetitions(study, directory, [(run, spec_of(study, run)) for run in runs], machines, display)
+        specs = [(run, _knowing(study, directory, spec_of(study, run))) for run in runs]
+        failures = run_repetitions(study, directory, specs, machines, display)
     if failures:
         reasons = "; ".join(f"{folder.name}: {reason}" for folder, reason in sorted(failures.items()))
         raise PhaseFailedError(f"{phase}: {len(failures)} of {len(runs)} runs failed: {reasons}")
+
+
+def _knowing(study: Study, directory: Path, spec: RunSpec) -> RunSpec:
+    """With the fingerprint of the images that the study's identity has."""
+    return replace(spec, fingerprint=known_for(spec.config.data, study.base.data, fingerprint_in(directory)))
 
 
 def put_earlier_winner_aside(folder: Path, winner: Candidate) -> None:
@@ -172,7 +180,7 @@ def put_earlier_winner_aside(folder: Path, winner: Candidate) -> None:
 
 
 def _without_seed(config: ExperimentConfig) -> dict[str, object]:
-    return {key: value for key, value in without_cache(config).items() if key != "seed"}
+    return {key: value for key, value in without_places(config).items() if key != "seed"}
 
 
 def _note_every_epoch(directory: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from raydml.capacity import Capacity
 from raydml.config import ConfigError, DataConfig
-from raydml.data.building import DecodedBlock, decode_block
-from raydml.data.cache import ImageSet, default_cache
+from raydml.data.building import DecodedBlock, Progress, decode_block
+from raydml.data.cache import ImageSet
 from raydml.data.listing import Encoded, Listing
-from raydml.data.opening import open_images
+from raydml.data.opening import cache_folder, open_images
 from raydml.session import connected, import_ray
 from raydml.splits import Indices
 
@@ -31,8 +31,11 @@ from raydml.splits import Indices
 _BLOCKS_PER_CPU = 3
 _DIGEST_BYTES = 16
 
-Progress = Callable[[int, int], None]
-"""Images decoded so far and images to decode."""
+
+# What a worker makes of a block.
+_ANSWER = pa.schema(
+    {"pixels": pa.large_binary(), "digests": pa.binary(), "num_bytes": pa.int64(), "problem": pa.string()}
+)
 
 
 class PreparationFailedError(RuntimeError):
@@ -62,15 +65,17 @@ def prepare(config: DataConfig, *, progress: Progress | None = None, verbose: bo
 
     Raises ConfigError for bad data and for an image that cannot be read, PreparationFailedError.
     """
-    counted = _Counted(progress)
+    counted = _Counted()
     with ExitStack() as stack:
 
         def decode(listing: Listing, image_size: int, blocks: Sequence[Indices]) -> Iterator[DecodedBlock]:
-            capacity = stack.enter_context(connected(verbose=verbose))
-            yield from counted(decode_on_cluster(listing, image_size, blocks, capacity), sum(map(len, blocks)))
+            # An interrupted preparation may have nothing left to decode.
+            if blocks:
+                capacity = stack.enter_context(connected(verbose=verbose))
+                yield from counted(decode_on_cluster(listing, image_size, blocks, capacity))
 
-        images = open_images(config, with_test=True, decode=decode)
-    entry = (Path(config.cache).expanduser() if config.cache else default_cache()) / images.fingerprint
+        images = open_images(config, with_test=True, decode=decode, progress=progress)
+    entry = cache_folder(config) / images.fingerprint
     num_bytes = sum(path.stat().st_size for path in entry.iterdir())
     return Prepared(images, entry, num_bytes, counted.done, *counted.speed())
 
@@ -78,24 +83,17 @@ def prepare(config: DataConfig, *, progress: Progress | None = None, verbose: bo
 class _Counted:
     """Counts and times the images that pass by."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self) -> None:
         self.done = 0
-        self._progress = progress
         self._began = self._first = time.monotonic()
         self._in_first = 0
 
-    def __call__(self, blocks: Iterator[DecodedBlock], total: int) -> Iterator[DecodedBlock]:
-        self._tell(total)
+    def __call__(self, blocks: Iterator[DecodedBlock]) -> Iterator[DecodedBlock]:
         for block in blocks:
             if not self.done:
                 self._first, self._in_first = time.monotonic(), len(block.positions)
             yield block
             self.done += len(block.positions)
-            self._tell(total)
-
-    def _tell(self, total: int) -> None:
-        if self._progress is not None:
-            self._progress(self.done, total)
 
     def speed(self) -> tuple[float, float, float]:
         """Seconds until now, seconds until the first block, images a second after it."""
@@ -144,26 +142,23 @@ def _asked(listing: Listing, number: int, positions: Indices) -> pa.Table:
 
 
 def _decode_rows(table: pa.Table, *, encoded: Encoded, image_size: int) -> pa.Table:
-    """Rows (block, places) -> (block, pixels, digests, problem), in a worker.
+    """Rows (block, places) -> (block, pixels, digests, num_bytes, problem), in a worker.
 
     An unreadable image is an answer, no error: Ray would wrap it in pages, or try again.
     """
-    numbers, pixels, digests, problems = table["block"].to_pylist(), [], [], []
-    for places in table["places"].to_pylist():
-        everything = np.arange(len(places), dtype=np.int64)
-        alone = Listing(encoded, tuple(places), everything, (), "")
-        try:
-            block = decode_block(alone, image_size, everything)
-        except ConfigError as error:
-            pixels.append(b"")
-            digests.append(b"")
-            problems.append(str(error))
-        else:
-            pixels.append(block.pixels.tobytes())
-            digests.append(b"".join(block.digests))
-            problems.append("")
-    columns = {"pixels": pa.array(pixels, pa.large_binary()), "digests": pa.array(digests, pa.binary())}
-    return pa.table({"block": numbers, **columns, "problem": problems})
+    rows = [_decode_places(encoded, places, image_size) for places in table["places"].to_pylist()]
+    return pa.Table.from_pylist(rows, schema=_ANSWER).append_column("block", table["block"])
+
+
+def _decode_places(encoded: Encoded, places: Sequence[str], image_size: int) -> dict[str, object]:
+    everything = np.arange(len(places), dtype=np.int64)
+    alone = Listing(encoded, tuple(places), everything, (), "")
+    try:
+        block = decode_block(alone, image_size, everything)
+    except ConfigError as error:
+        return {"pixels": b"", "digests": b"", "num_bytes": 0, "problem": str(error)}
+    digests = b"".join(block.digests)
+    return {"pixels": block.pixels.tobytes(), "digests": digests, "num_bytes": block.num_bytes, "problem": ""}
 
 
 def _answered(table: pa.Table, blocks: Sequence[Indices], image_size: int) -> Iterator[DecodedBlock]:
@@ -176,7 +171,8 @@ def _answered(table: pa.Table, blocks: Sequence[Indices], image_size: int) -> It
             pixels = np.frombuffer(batch["pixels"][row].as_buffer(), dtype=np.uint8)
             joined = batch["digests"][row].as_py()
             digests = [joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES)]
-            yield DecodedBlock(positions, pixels.reshape(len(positions), image_size, image_size, 3), digests)
+            shape = (len(positions), image_size, image_size, 3)
+            yield DecodedBlock(positions, pixels.reshape(shape), digests, batch["num_bytes"][row].as_py())
 
 
 def _reason(error: Any) -> str:  # noqa: ANN401

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -78,7 +78,7 @@ def measure(study: Study, *, verbose: bool = False) -> tuple[Speed, int]:
     with connected(verbose=verbose) as capacity, _scratch(Path(study.storage).expanduser().resolve()) as folder:
         worker = worker_of(study.resources, capacity)
         at_a_time = trials_at_a_time(study, capacity, study.search.num_trials)
-        spec = _spec(study, folder)
+        spec = replace(_spec(study, folder), fingerprint=images.fingerprint)
         try:
             if study.resources.workers_per_trial == 1:
                 copies = min(at_a_time, _MOST_PROBES)
@@ -147,7 +147,7 @@ def _spec(study: Study, folder: Path) -> RunSpec:
 
 def _with_steps(spec: RunSpec, steps: int, name: str) -> RunSpec:
     config = replace_at(spec.config, "training.steps_per_epoch", steps)
-    return RunSpec(config, spec.directory / name, spec.split, spec.folds, spec.folds_at_a_time)
+    return replace(spec, config=config, directory=spec.directory / name)
 
 
 def _inline(spec: RunSpec, worker: Worker, steps: int, copies: int) -> tuple[list[list[Timing]], float]:

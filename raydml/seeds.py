@@ -19,11 +19,18 @@ class Purpose(IntEnum):
     CLUSTERS = 6
     CONFIRM = 7
     FINAL = 8
+    GALLERY = 9
 
 
 def stream(purpose: Purpose, *parts: int) -> np.random.Generator:
     """A generator for a purpose and whatever tells its uses apart: seed, epoch, step, rank."""
     return np.random.default_rng(np.random.SeedSequence((int(purpose), *parts)))
+
+
+def stream_at(block: int, purpose: Purpose, *parts: int) -> np.random.Generator:
+    """A stream of another kind that can be entered anywhere: `block` times four 64-bit words on."""
+    counters = np.random.Philox(np.random.SeedSequence((int(purpose), *parts)))
+    return np.random.Generator(counters.advance(block))
 
 
 def derive(purpose: Purpose, *parts: int) -> int:

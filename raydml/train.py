@@ -14,17 +14,19 @@ if __name__ == "__main__":
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from raydml import atomic
 from raydml.baseline import raw_pixel_metrics
 from raydml.capacity import Worker, fitting_trials, require_images_for, surely_without_gpu, worker_of
-from raydml.config import ConfigError, ExperimentConfig, Resources, dump
+from raydml.config import ConfigError, ExperimentConfig, Resources
+from raydml.data.building import Progress
 from raydml.data.opening import open_images
 from raydml.data.subsets import fold_subsets
 from raydml.history import read_history
+from raydml.identity import without_places
 from raydml.session import capacity_ahead, connected
 from raydml.training import RunSpec, TrainingFailedError, final_metrics, require_trainable
 
@@ -66,8 +68,7 @@ def run_spec(
     if fold is not None and fold >= config.data.num_folds:
         raise ConfigError(f"fold: must be below data.num_folds={config.data.num_folds}, but got {fold}")
     folds = () if split == "trainval" else (fold or 0,)
-    raw = dump(config.model_copy(update={"data": config.data.model_copy(update={"cache": None})}))
-    identity = json.dumps({"config": raw, "split": split, "folds": folds}, sort_keys=True)
+    identity = json.dumps({"config": without_places(config), "split": split, "folds": folds}, sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return RunSpec(config, Path(storage).expanduser().resolve() / name / "train" / digest, split, folds)
 
@@ -81,18 +82,22 @@ def fit(
     split: Literal["train", "trainval"] = "train",
     fold: int | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
+    progress: Progress | None = None,
     verbose: bool = False,
 ) -> Result:
     """Trains one experiment with Ray Train; goes on where an earlier run of the same experiment stopped.
 
-    `report` gets every epoch's metrics, those of an earlier run included. Raises ConfigError for bad input and
+    `report` gets every epoch's metrics, those of an earlier run included, `progress` the number of images decoded for
+    it. Raises ConfigError for bad input and
     TrainingFailedError naming the reason where it cannot end.
     """
     require_images_for(config, resources)
     spec = run_spec(config, storage=storage, name=name, split=split, fold=fold)
     rows = read_history(spec.directory)
     if len(rows) < config.training.num_epochs:
-        require_trainable(config, on_cpu=surely_without_gpu(resources, capacity_ahead()))
+        on_cpu = surely_without_gpu(resources, capacity_ahead())
+        images = require_trainable(config, on_cpu=on_cpu, progress=progress)
+        spec = replace(spec, fingerprint=images.fingerprint)
         atomic.make_folder(spec.directory)
         with connected(verbose=verbose) as capacity:
             fitting_trials(resources, capacity)
@@ -107,7 +112,7 @@ def fit(
 def _baseline(spec: RunSpec) -> dict[str, float] | None:
     if spec.split == "trainval":
         return None
-    images = open_images(spec.config.data)
+    images = open_images(spec.config.data, known=spec.fingerprint)
     held_out = fold_subsets(images, spec.config.data, spec.folds[0])[1]
     return raw_pixel_metrics(images, held_out, recall_at=spec.config.evaluation.recall_at)
 

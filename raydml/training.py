@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from raydml import atomic, yamlfile
 from raydml.config import ConfigError, ExperimentConfig
+from raydml.data.building import Progress
 from raydml.data.cache import ImageSet
 from raydml.data.opening import open_images
 from raydml.data.subsets import trainval_subset
@@ -54,6 +55,8 @@ class RunSpec:
     """Models in memory; the others wait in their checkpoints. Results do not depend on it."""
     test_every_epoch: bool = False
     """Evaluates the test classes after every epoch, as papers that select on test do: the preset `legacy`."""
+    fingerprint: str | None = None
+    """That of the images, where somebody found it already: workers then list nothing, and refuse other images."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where a model could be chosen by test classes and validation classes at once."""
@@ -96,7 +99,7 @@ class Run:
 
     def _make_models(self, device: torch.device) -> FoldModels:
         spec = self.spec
-        images = open_images(spec.config.data, with_test=spec.test_every_epoch)
+        images = open_images(spec.config.data, with_test=spec.test_every_epoch, known=spec.fingerprint)
         folds = spec.folds if spec.split == "train" else (None,)
         models = list(zip(folds, spec.checkpoints(), strict=True))
 
@@ -150,16 +153,18 @@ class Run:
             self._lock.release()
 
 
-def require_trainable(*configs: ExperimentConfig, on_cpu: bool = False) -> ImageSet:
+def require_trainable(
+    *configs: ExperimentConfig, on_cpu: bool = False, known: str | None = None, progress: Progress | None = None
+) -> ImageSet:
     """Opens the data and builds every model once, where a user can read why it cannot be done. Raises ConfigError.
 
     Weights that have to be downloaded are in the cache of this machine then. All configurations must have the data of
     the first, whose pixels are looked at once. What needs no pixels is checked before any image is decoded; what would
-    be wrong on a CPU where `on_cpu` says that the training is there.
+    be wrong on a CPU where `on_cpu` says that the training is there. `known` and `progress` are as for `open_images`.
     """
     for config in configs:
         require_possible(config)
-    images = open_images(configs[0].data)
+    images = open_images(configs[0].data, known=known, progress=progress)
     shape = data_shape(configs[0], images, trainval_subset(images, configs[0].data))
     for config in configs:
         model = build_objective(config, shape).model

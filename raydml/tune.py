@@ -29,8 +29,9 @@ from raydml.capacity import Capacity, Worker, surely_without_gpu, worker_of
 from raydml.caveats import stamp
 from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
-from raydml.data.opening import fingerprint
+from raydml.data.opening import fingerprint, known_for
 from raydml.data.subsets import fold_subsets
+from raydml.data_display import Images
 from raydml.display import SearchDisplay
 from raydml.history import read_history, seconds_of
 from raydml.phases import PhaseFailedError, checkpoint_of, failures_of, follow
@@ -85,7 +86,8 @@ def search(study: Study, *, console: Console | None = None, verbose: bool = Fals
         raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
     require_packages(study.search)
     directory = study_directory(study)
-    marks = identity.identity_of(study, fingerprint(study.base.data))
+    with Images(console, "decoded") as progress:
+        marks = identity.identity_of(study, fingerprint(study.base.data, progress=progress))
     identity.require_same(directory, marks)
     atomic.make_folder(directory)
     lock = FileLock(directory / ".lock")
@@ -180,7 +182,14 @@ def _trial_config(
     point: dict[str, Scalar],
 ) -> dict[str, Any]:
     at_a_time = study.resources.folds_at_a_time
-    spec = RunSpec(experiment, trial_directory(directory, number), "train", study.folds, at_a_time)
+    spec = RunSpec(
+        experiment,
+        trial_directory(directory, number),
+        "train",
+        study.folds,
+        at_a_time,
+        fingerprint=known_for(experiment.data, study.base.data, identity.fingerprint_in(directory)),
+    )
     return task_config(study, Task(spec, point, worker))
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 
-from raydml.data.batches import PixelSource
+from raydml.data.pixels import PixelSource
 from raydml.distributed import rank
 from raydml.epoch import train_epoch
 from raydml.model_training import ModelTraining

@@ -41,3 +41,10 @@ def config_of(root: Path, **fields: object) -> FolderConfig:
     """A cache of its own, two folds."""
     raw = {"kind": "folder", "root": str(root), "image_size": SIZE, "input_size": SIZE, "num_folds": 2}
     return FolderConfig.model_validate(raw | {"cache": str(root.parent / "cache"), **fields})
+
+
+def write_study(path: Path, root: Path) -> Path:
+    """A study of a folder of photographs that searches the margin."""
+    data = f"{{kind: folder, root: {root}, image_size: {SIZE}, input_size: {SIZE}, num_folds: 2}}"
+    path.write_text(f"base: {{data: {data}}}\nspace: {{loss.margin: {{low: 0, high: 1}}}}\n", encoding="utf-8")
+    return path

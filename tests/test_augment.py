@@ -1,4 +1,4 @@
-"""Random crops on the device: the distribution of torchvision's parameters, and the pixels of its resize (goal D4)."""
+"""Random crops: the distribution of torchvision's parameters, and the pixels of its resize (goal D4)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from raydml.config import AugmentConfig
-from raydml.data.augment import centre_crop, crop, draw_crops
+from raydml.data.augment import centre_crop, crop, draw_colours, draw_crops, uniforms
 
 WIDE = AugmentConfig(smallest_crop=0.16, widest_aspect=2.0, flip=0.3)
 
 
-def drawn(config: AugmentConfig, count: int, *, seed: int = 0) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    crops = draw_crops(config, count, np.random.default_rng(seed))
+SIDE = 1000
+COLOURED = AugmentConfig(brightness=0.4, contrast=0.3, saturation=1.0, hue=0.1)
+
+
+def drawn(
+    config: AugmentConfig, count: int, *, first: int = 0, seed: int = 0, epoch: int = 0, side: int = SIDE
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    crops = draw_crops(config, uniforms(first, count, seed=seed, epoch=epoch), height=side, width=side)
     assert crops is not None
     assert crops.shape == (count, 5)
     assert crops.dtype == np.float32
@@ -92,17 +98,17 @@ def test_areas_are_uniform() -> None:
     # Square crops always fit, so that no proposal is rejected.
     _, _, width, height, _ = drawn(AugmentConfig(smallest_crop=0.16, widest_aspect=1.0), 20_000).T
     assert (width == height).all()
-    assert (width * height).min() >= 0.16 - 1e-6
+    assert (width * height).min() >= 0.16 - 1e-3
     for share in (0.1, 0.5, 0.9):
         assert np.quantile(width * height, share) == pytest.approx(0.16 + share * 0.84, abs=0.01)
 
 
 def test_aspects_are_log_uniform_within_their_limits() -> None:
     # Hardly any crop is rejected: only large ones are, and large ones are rare.
-    _, _, width, height, _ = drawn(AugmentConfig(smallest_crop=0.01, widest_aspect=1.05), 20_000).T
+    _, _, width, height, _ = drawn(AugmentConfig(smallest_crop=0.01, widest_aspect=1.05), 20_000, side=10**6).T
     aspect = np.log(width / height) / math.log(1.05)
-    assert -1 - 1e-4 <= aspect.min() < -0.99
-    assert 0.99 < aspect.max() <= 1 + 1e-4
+    assert -1.01 <= aspect.min() < -0.99
+    assert 0.99 < aspect.max() <= 1.01
     assert aspect.std() == pytest.approx(1 / math.sqrt(3), abs=0.02)
     assert aspect.mean() == pytest.approx(0, abs=0.02)
 
@@ -127,6 +133,9 @@ def test_corners_are_uniform_over_where_a_crop_fits() -> None:
         place = start[loose] / (1 - extent[loose])
         assert place.mean() == pytest.approx(0.5, abs=0.01)
         assert place.std() == pytest.approx(1 / math.sqrt(12), abs=0.01)
+    loose = (width < 0.9) & (height < 0.9)
+    places = [(start / (1 - extent))[loose] for start, extent in ((left, width), (top, height))]
+    assert abs(np.corrcoef(places)[0, 1]) < 0.04, "across has nothing to do with down"
 
 
 def test_where_no_proposal_fits_the_whole_image_is_taken() -> None:
@@ -134,13 +143,102 @@ def test_where_no_proposal_fits_the_whole_image_is_taken() -> None:
     assert (drawn(full, 200)[:, :4] == [0.0, 0.0, 1.0, 1.0]).all()
 
 
+def test_crops_are_whole_pixels_and_reach_every_edge() -> None:
+    side, flips = 12, AugmentConfig(smallest_crop=0.3, flip=0.5)
+    boxes = drawn(flips, 3000, side=side)[:, :4] * side
+    assert np.abs(boxes - np.rint(boxes)).max() < 1e-5
+    left, top, width, height = np.rint(boxes).astype(int).T
+    for start, extent in ((left, width), (top, height)):
+        assert start.min() == 0
+        for size in (8, 10):
+            # As many places as there are, each as often as another.
+            counts = np.bincount(start[extent == size], minlength=side - size + 1)
+            assert len(counts) == side - size + 1
+            assert counts.min() > 0.6 * counts.mean()
+
+
+def test_tiny_images_keep_a_pixel() -> None:
+    boxes = drawn(AugmentConfig(smallest_crop=0.01, widest_aspect=4.0), 2000, side=3)[:, :4] * 3
+    assert boxes[:, 2:].min() >= 1 - 1e-6
+    assert (boxes[:, :2] + boxes[:, 2:]).max() <= 3 + 1e-6
+
+
+def test_heights_and_widths_have_their_own_pixels() -> None:
+    crops = draw_crops(WIDE, uniforms(0, 500, seed=0, epoch=0), height=10, width=40)
+    assert crops is not None
+    boxes = crops[:, :4] * np.array([40, 10, 40, 10])
+    assert np.abs(boxes - np.rint(boxes)).max() < 1e-5
+    assert len(np.unique(np.rint(boxes[:, 2]))) > 10 >= len(np.unique(np.rint(boxes[:, 3])))
+
+
 def test_nothing_is_drawn_where_nothing_is_random() -> None:
-    assert draw_crops(AugmentConfig(), 7, np.random.default_rng(0)) is None
+    numbers = uniforms(0, 7, seed=0, epoch=0)
+    assert draw_crops(AugmentConfig(), numbers, height=8, width=8) is None
+    assert draw_colours(AugmentConfig(flip=0.5, smallest_crop=0.2), numbers) is None
+    for field in ("flip", "smallest_crop"):
+        assert draw_crops(AugmentConfig(**{field: 0.5}), numbers, height=8, width=8) is not None
+    for field in ("brightness", "contrast", "saturation", "hue"):
+        assert draw_colours(AugmentConfig(**{field: 0.5}), numbers) is not None
 
 
-def test_crops_follow_from_the_generator() -> None:
-    assert (drawn(WIDE, 9, seed=4) == drawn(WIDE, 9, seed=4)).all()
-    assert (drawn(WIDE, 9, seed=4) != drawn(WIDE, 9, seed=5)).any()
+@pytest.mark.parametrize(("first", "count"), [(0, 40), (0, 1), (7, 5), (39, 1), (13, 27)])
+def test_any_part_of_an_epoch_is_that_part(first: int, count: int) -> None:
+    whole_epoch = uniforms(0, 40, seed=3, epoch=5)
+    assert np.array_equal(uniforms(first, count, seed=3, epoch=5), whole_epoch[first : first + count])
+    assert np.array_equal(
+        drawn(WIDE, count, first=first, seed=3, epoch=5), drawn(WIDE, 40, seed=3, epoch=5)[first : first + count]
+    )
+
+
+def test_draws_follow_from_seed_epoch_and_place_and_nothing_else() -> None:
+    tables = [
+        uniforms(first, 9, seed=seed, epoch=epoch)
+        for first, seed, epoch in ((0, 1, 2), (9, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1))
+    ]
+    numbers = np.concatenate([table.ravel() for table in tables])
+    assert len(np.unique(numbers)) == len(numbers), "none is used twice"
+    assert numbers.min() >= 0.0
+    assert numbers.max() < 1.0
+    np.random.default_rng(0).random(100)
+    assert np.array_equal(uniforms(0, 9, seed=1, epoch=2), tables[0])
+
+
+def test_numbers_of_a_draw_have_nothing_to_do_with_each_other() -> None:
+    numbers = uniforms(0, 20_000, seed=0, epoch=0)
+    correlation = np.corrcoef(numbers.T) - np.eye(numbers.shape[1])
+    assert np.abs(correlation).max() < 0.04
+    assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.01
+
+
+def test_one_knob_does_not_move_another() -> None:
+    """Flips are those of the same places whatever is cropped, and crops those without colours."""
+    both = COLOURED.model_copy(update={"smallest_crop": 0.16, "flip": 0.3, "widest_aspect": 2.0})
+    assert np.array_equal(drawn(both, 50), drawn(WIDE, 50))
+    only_flips = drawn(AugmentConfig(flip=0.3), 50)
+    assert np.array_equal(only_flips[:, 4], drawn(WIDE, 50)[:, 4])
+    assert (only_flips[:, :4] == [0.0, 0.0, 1.0, 1.0]).all()
+
+
+def test_colours_are_uniform_within_their_limits() -> None:
+    colours = draw_colours(COLOURED, uniforms(0, 20_000, seed=0, epoch=0))
+    assert colours is not None
+    assert colours.shape == (20_000, 4)
+    assert colours.dtype == np.float32
+    limits = ((0.6, 1.4), (0.7, 1.3), (0.0, 2.0), (-0.1, 0.1))
+    for column, (low, high) in zip(colours.T.astype(np.float64), limits, strict=True):
+        place = (column - low) / (high - low)
+        assert 0 - 1e-6 <= place.min() < 0.001
+        assert 0.999 < place.max() <= 1 + 1e-6
+        assert place.mean() == pytest.approx(0.5, abs=0.01)
+        assert place.std() == pytest.approx(1 / math.sqrt(12), abs=0.01)
+    assert np.abs(np.corrcoef(colours.T) - np.eye(4)).max() < 0.04
+
+
+def test_a_colour_that_is_not_random_stays() -> None:
+    colours = draw_colours(AugmentConfig(contrast=0.5), uniforms(0, 100, seed=0, epoch=0))
+    assert colours is not None
+    assert (colours[:, [0, 2, 3]] == [1.0, 1.0, 0.0]).all()
+    assert len(np.unique(colours[:, 1])) == 100
 
 
 @pytest.mark.parametrize("size", [1, 5, 8])

@@ -13,9 +13,11 @@ from raydml.baseline import raw_pixel_metrics
 from raydml.config import DigitsConfig
 from raydml.data.cache import ImageSet
 from raydml.data.decoding import Pixels
+from raydml.data.listing import GALLERY, QUERY
 from raydml.data.opening import open_images
 from raydml.data.subsets import Subset, trainval_subset
 from raydml.metrics import retrieval_metrics
+from raydml.retrieval import QueryGallery, RandomGallery, protocol_metrics
 
 
 def image_set(pixels: Pixels) -> ImageSet:
@@ -88,3 +90,16 @@ def test_large_images_are_not_all_in_memory_at_once() -> None:
     images = image_set(random_pixels(600, 64).view(_Counting))
     raw_pixel_metrics(images, all_of(images))
     assert 0 < _Counting.most < 600
+
+
+def test_raw_pixels_have_the_protocol_of_the_embeddings() -> None:
+    images = image_set(random_pixels(40, 8))
+    subset = all_of(images)
+    rows = images.images.reshape(40, -1).astype(np.float64)
+    unit = torch.nn.functional.normalize(torch.from_numpy(rows - rows.mean(0)), dim=1)
+    roles = np.tile(np.array([QUERY, GALLERY, GALLERY, QUERY], dtype=np.int8), 10)
+    for protocol in (QueryGallery(roles), RandomGallery(4)):
+        found = raw_pixel_metrics(images, subset, protocol=protocol)
+        assert found == pytest.approx(protocol_metrics(protocol, unit, subset.labels).means(), abs=1e-6)
+        assert found["num_queries"] == 20
+        assert found != raw_pixel_metrics(images, subset)

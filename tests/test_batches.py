@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -134,3 +135,67 @@ def test_batches_follow_from_seed_and_epoch_alone() -> None:
 @pytest.mark.parametrize(("num_images", "batch_size", "steps"), [(100, 10, 10), (109, 10, 10), (9, 10, 1), (0, 10, 1)])
 def test_an_epoch_covers_the_images_once(num_images: int, batch_size: int, steps: int) -> None:
     assert num_steps(num_images, batch_size) == steps
+
+
+def zipf_sizes(num_classes: int, largest: int) -> list[int]:
+    """A long tail: the n-th class has a share of 1 / n of the largest, at least one image."""
+    return [max(1, largest // (place + 1)) for place in range(num_classes)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slots", "per_class"),
+    [
+        (zipf_sizes(3000, 5000), 32, 4),
+        (zipf_sizes(3000, 5000), 7, 5),
+        ([1] * 50, 8, 2),
+        ([1, 1], 5, 3),
+        ([900, *[5] * 30], 4, 4),
+        ([900, *[1] * 3], 10, 4),
+        ([2, 3, 5], 12, 4),
+        ([1], 3, 2),
+    ],
+    ids=["zipf", "zipf, odd", "single images", "two images", "one larger than all", "few classes", "more slots", "one"],
+)
+def test_corner_cases_of_sizes(sizes: list[int], slots: int, per_class: int) -> None:
+    """Every law at once, by counting; an epoch as long as a training has it."""
+    labels = labels_of(sizes)
+    steps = num_steps(len(labels), slots * per_class)
+    rows = batches(labels, slots, per_class, steps)
+    assert rows.shape == (steps, slots * per_class)
+    of_class = labels[slots_in(rows, per_class)]
+    assert (of_class == of_class[..., :1]).all()
+    counts = np.bincount(of_class[..., 0].ravel(), minlength=len(sizes))
+    assert counts.max() - counts.min() <= 1
+    by_size = np.array(sizes)[of_class[..., 0]]
+    distinct = 1 + (np.diff(np.sort(slots_in(rows, per_class)), axis=-1) > 0).sum(-1)
+    # Repeats only where the class is too small, and then no image is shown more than one time more than another.
+    assert (distinct[by_size >= per_class] == per_class).all()
+    for slot, size in zip(slots_in(rows, per_class).reshape(-1, per_class), by_size.ravel(), strict=True):
+        if size < per_class:
+            shown = np.unique(slot, return_counts=True)[1]
+            # A slot is a window on random rounds: where it spans three, two pieces of them may meet.
+            assert shown.max() <= -(-(per_class - 1) // size) + 1
+    classes_of_batch = [len(np.unique(row)) for row in of_class[..., 0]]
+    assert min(classes_of_batch) >= min(slots, len(sizes), 2)
+    if len(sizes) >= slots:
+        assert min(classes_of_batch) == slots
+
+
+def test_a_long_tail_is_drawn_without_a_loop_over_images() -> None:
+    """60,000 images of 20,000 classes, sizes 1 to 5,000: as many calls of Python as for 2,000 images."""
+    calls = []
+    for sizes in (zipf_sizes(20_000, 5000), zipf_sizes(200, 50)):
+        labels = labels_of(sizes)
+        found = 0
+
+        def count(*_: object) -> None:
+            nonlocal found
+            found += 1
+
+        sys.setprofile(count)
+        try:
+            batches(labels, 32, 4, num_steps(len(labels), 128))
+        finally:
+            sys.setprofile(None)
+        calls.append(found)
+    assert calls[0] < 2 * calls[1]

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydml.config import AugmentConfig
-from raydml.data.batches import PixelSource, class_balanced_batches, training_batches
+from raydml.data.batches import class_balanced_batches, training_batches
 from raydml.data.cluster_batches import ClusterBatch, RoundLength, cluster_batches
+from raydml.data.pixels import PixelSource
 from raydml.divide import EXCLUDED, drop_singletons
 from raydml.splits import Indices
 

@@ -15,8 +15,8 @@ import torch
 
 import raydml.space  # noqa: F401
 from raydml.config import ExperimentConfig, Model
-from raydml.data.batches import PixelSource
 from raydml.data.opening import open_images
+from raydml.data.pixels import PixelSource
 from raydml.data.subsets import fold_subsets
 from raydml.epoch import embed_share, new_state
 from raydml.metrics import retrieval_metrics

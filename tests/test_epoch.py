@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from raydml.config import AugmentConfig, ExperimentConfig, replace_at
-from raydml.data.batches import Batch, PixelSource, class_balanced_batches, sequential_batches, training_batches
+from raydml.data.batches import Batch, class_balanced_batches, sequential_batches, training_batches
+from raydml.data.pixels import PixelSource
 from raydml.epoch import Embedded, NonFiniteLossError, TrainingState, embed, new_state, train_epoch
 from raydml.losses import LossOutput
 from raydml.objective import DataShape, StepContext, network_input
@@ -228,3 +229,8 @@ def test_the_network_sees_a_crop_the_centre_or_all(device: torch.device) -> None
     assert torch.equal(network_input(images, None, 10), images[:, :, 3:13, 3:13] / 255)
     crops = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0]] * 2, device=device)
     torch.testing.assert_close(network_input(images, crops, 16), images.flip(3) / 255, rtol=0, atol=1e-4)
+    colours = torch.tensor([[0.5, 1.0, 1.0, 0.0]] * 2, device=device)
+    for boxes in (None, crops):
+        plain = network_input(images, boxes, 16)
+        plain = plain if plain.is_floating_point() else plain / 255
+        torch.testing.assert_close(network_input(images, boxes, 16, colours=colours), plain / 2, rtol=0, atol=1e-6)

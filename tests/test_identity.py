@@ -62,7 +62,7 @@ def test_a_number_is_the_same_with_and_without_a_point() -> None:
         {"search": {"max_hours": 0.5, "sampler": "gp", "warm_start": ["runs/other"]}},
         {"search": {"max_concurrent": 1, "max_retries": 0, "keep_checkpoints": 3}},
         {"search": {"start": [{"loss.margin": 0.5}]}},
-        {"base": {**RAW["base"], "data": {"kind": "glyphs", "cache": "/scratch"}}},
+        {"base": {**RAW["base"], "data": {"kind": "glyphs", "cache": "/scratch", "prefetch_threads": 4}}},
     ],
     ids=lambda sections: json.dumps(sections),
 )
@@ -87,6 +87,23 @@ def test_budgets_machines_and_places_are_no_part_of_it(sections: dict[str, Any])
 )
 def test_what_results_depend_on_makes_another_study(sections: dict[str, Any]) -> None:
     assert hash_with(**sections) != SAME
+
+
+def test_the_place_of_the_images_is_no_part_of_it() -> None:
+    """Their fingerprint tells whether they are the same."""
+
+    def hash_of_table(fingerprint: str = "f", **places: str) -> str:
+        data = {"kind": "csv", "root": "/here/images.csv", **places}
+        return hash_with(fingerprint, base={**RAW["base"], "data": data})
+
+    assert hash_of_table(root="s3://there/other.csv", images="/elsewhere") == hash_of_table()
+    assert hash_of_table("g") != hash_of_table()
+
+
+def test_the_fingerprint_of_the_images_is_found_again(tmp_path: Path) -> None:
+    assert identity.fingerprint_in(tmp_path) is None
+    identity.write(tmp_path, marks_of("abc"))
+    assert identity.fingerprint_in(tmp_path) == "abc"
 
 
 def test_more_seeds_are_a_budget_and_a_phase_is_none() -> None:

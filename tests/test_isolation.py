@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from raydml.baseline import raw_pixel_metrics
 from raydml.config import ExperimentConfig, replace_at
+from raydml.data.entry import sealed
 from raydml.data.opening import fingerprint, open_images
 from raydml.data.subsets import fold_subsets, trainval_subset
 from raydml.training import RunSpec, require_trainable, train
@@ -34,8 +36,10 @@ def garble(config: ExperimentConfig) -> None:
     labels[first:] = rng.integers(0, len(images.classes), len(labels) - first)
     pq.write_table(table.set_column(0, "label", pa.array(labels)), entry / "index.parquet")
     meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    meta["bytes"]["index.parquet"] = (entry / "index.parquet").stat().st_size
-    (entry / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    index = (entry / "index.parquet").read_bytes()
+    meta["bytes"]["index.parquet"] = len(index)
+    meta["index_digest"] = hashlib.blake2b(index, digest_size=16).hexdigest()
+    (entry / "meta.json").write_text(json.dumps(sealed(meta)), encoding="utf-8")
 
 
 def everything(config: ExperimentConfig, folder: Path) -> list[object]:

@@ -49,6 +49,25 @@ def test_the_epochs_of_a_curve_are_noted_once_however_often_it_is_read(tmp_path:
     assert looks_of(tmp_path) == {"final/base-seed0": 2}
 
 
+def test_every_test_list_is_a_look_of_its_own(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "final" / "base-seed0" / "checkpoint"
+    for at in ("test", "test-medium", "test-medium", "test-leave_one_out"):
+        note_look(tmp_path, checkpoint, {"map@r": 1.0}, at=at)
+    assert looks_of(tmp_path) == {"final/base-seed0": 3}, "equal numbers of two lists are two looks"
+    lines = [json.loads(line) for line in (tmp_path / "test_looks.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["at"] for line in lines] == ["test", "test-medium", "test-medium", "test-leave_one_out"]
+
+
+def test_a_look_that_does_not_say_at_what_was_at_the_test_classes(tmp_path: Path) -> None:
+    note_look(tmp_path, tmp_path / "checkpoint", {"map@r": 1.0})
+    path = tmp_path / "test_looks.jsonl"
+    line = json.loads(path.read_text(encoding="utf-8"))
+    del line["at"]
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    assert looks_of(tmp_path) == {".": 1}
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"time": "now"}'])
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
     note_look(tmp_path, tmp_path / "checkpoint", {})

@@ -33,12 +33,18 @@ def batch_of(count: int, device: torch.device, *, image_size: int = 16) -> tuple
 
 
 def gradients(
-    objective: Objective, count: int, device: torch.device, *, crops: Tensor | None = None, image_size: int = 16
+    objective: Objective,
+    count: int,
+    device: torch.device,
+    *,
+    crops: Tensor | None = None,
+    colours: Tensor | None = None,
+    image_size: int = 16,
 ) -> list[Tensor]:
     """Loss, then the gradient of every parameter."""
     objective = objective.to(device).train()
     images, labels = batch_of(count, device, image_size=image_size)
-    output = objective(images, labels, context=CONTEXT, crops=crops)
+    output = objective(images, labels, context=CONTEXT, crops=crops, colours=colours)
     learned = [p for p in objective.parameters() if p.requires_grad]
     return [output.value.detach(), *torch.autograd.grad(output.value, learned)]
 
@@ -74,6 +80,15 @@ def test_crops_are_cut_into_chunks_too(frozen: ExperimentConfig, device: torch.d
     in_chunks = build_objective(changed(config, training__chunk_size=48), SHAPE)
     assert error(gradients(in_chunks, 128, device, crops=crops.to(device)), whole) < 1e-12
     assert error(gradients(in_chunks, 128, device), whole) > 1e-3, "the crops made no difference"
+
+
+def test_colours_are_cut_into_chunks_too(frozen: ExperimentConfig, device: torch.device) -> None:
+    config = changed(frozen, training__precision="float64")
+    colours = 0.5 + torch.rand(128, 4, generator=torch.Generator().manual_seed(2)).to(device)
+    whole = gradients(build_objective(config, SHAPE), 128, device, colours=colours)
+    in_chunks = build_objective(changed(config, training__chunk_size=48), SHAPE)
+    assert error(gradients(in_chunks, 128, device, colours=colours), whole) < 1e-12
+    assert error(gradients(in_chunks, 128, device), whole) > 1e-3, "the colours made no difference"
 
 
 def test_dropout_is_the_same_in_both_passes_of_a_chunk(
@@ -115,8 +130,8 @@ class _LossOnly(Objective):
         self.rows = torch.nn.Parameter(torch.nn.functional.normalize(torch.randn(1000, 16), dim=1))
         self.model.requires_grad_(False)
 
-    def _embed_chunk(self, images: Tensor, crops: Tensor | None) -> Tensor:
-        del images, crops
+    def _embed_chunk(self, images: Tensor, crops: Tensor | None, colours: Tensor | None) -> Tensor:
+        del images, crops, colours
         return self.rows * 1.0
 
 

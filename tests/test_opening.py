@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raydml.config import ConfigError, DataConfig, DigitsConfig, ExperimentConfig, GlyphsConfig, replace_at
-from raydml.data import opening, subsets
+from raydml.data import glyphs, opening, subsets
 from raydml.data.cache import Decoded, ImageSet
 
 GLYPHS = GlyphsConfig(kind="glyphs", num_classes=20, images_per_class=4, image_size=16)
@@ -85,7 +85,7 @@ def test_a_class_on_both_sides_is_named(cache: Path, monkeypatch: pytest.MonkeyP
         pixels = np.zeros((40, 4, 4, 1), dtype=np.uint8)
         return Decoded(pixels, np.arange(40) // 2, names, [""] * 40)
 
-    monkeypatch.setattr(opening, "render_glyphs", twice)
+    monkeypatch.setattr(glyphs, "render_glyphs", twice)
     config = changed(GLYPHS, render_seed=99, cache=str(cache))
     with pytest.raises(ConfigError, match=r"data: glyphs has 20 classes: overlapping .* between splits: cat, owl$"):
         opening.open_images(config)

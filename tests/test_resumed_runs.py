@@ -193,7 +193,7 @@ def test_a_checkpoint_of_another_fold_is_refused(
         Run(RunSpec(tiny, tmp_path, *other), device=HOST)
 
 
-def test_a_resumed_run_moves_to_another_cache(tiny: ExperimentConfig, tmp_path: Path) -> None:
+def test_a_resumed_run_moves_to_another_cache_and_other_threads(tiny: ExperimentConfig, tmp_path: Path) -> None:
     advance(RunSpec(tiny, tmp_path / "run"), 1)
-    moved = replace_at(tiny, "data.cache", str(tmp_path / "cache"))
+    moved = replace_at(replace_at(tiny, "data.cache", str(tmp_path / "cache")), "data.prefetch_threads", 3)
     assert len(run_to_the_end(RunSpec(moved, tmp_path / "run"))) == 3

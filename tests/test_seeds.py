@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from raydml.seeds import Purpose, derive, stream
+from raydml.seeds import Purpose, derive, stream, stream_at
 
 
 def test_the_same_parts_give_the_same_numbers() -> None:
@@ -18,6 +18,15 @@ def test_every_purpose_seed_and_epoch_has_numbers_of_its_own() -> None:
     uses = list(product(Purpose, range(12), range(12)))
     assert len({derive(*use) for use in uses}) == len(uses)
     assert len({stream(*use).random() for use in uses}) == len(uses)
+
+
+def test_a_stream_can_be_entered_anywhere() -> None:
+    whole = stream_at(0, Purpose.CROPS, 3, 7).random(400)
+    for block in (0, 1, 7, 99):
+        assert stream_at(block, Purpose.CROPS, 3, 7).random(4).tolist() == whole[4 * block : 4 * block + 4].tolist()
+    assert stream_at(2**40, Purpose.CROPS, 3, 7).random() not in whole
+    others = [stream_at(0, *parts).random() for parts in ((Purpose.LOSS, 3, 7), (Purpose.CROPS, 7, 3))]
+    assert not set(others) & set(whole)
 
 
 def test_drawing_touches_no_global_generator() -> None:

@@ -79,8 +79,8 @@ def test_without_it_no_test_image_is_opened(
 ) -> None:
     opened: list[ImageSet] = []
 
-    def noted(config: DataConfig, *, with_test: bool = False) -> ImageSet:
-        opened.append(opening.open_images(config, with_test=with_test))
+    def noted(config: DataConfig, *, with_test: bool = False, known: str | None = None) -> ImageSet:
+        opened.append(opening.open_images(config, with_test=with_test, known=known))
         return opened[-1]
 
     monkeypatch.setattr(training, "open_images", noted)

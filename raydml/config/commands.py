@@ -29,6 +29,12 @@ class EvaluateOptions(Model):
     fold: int | Literal["all"] | None = None
     """Which model, where a run has one for each of several folds; `all` evaluates each and their concatenation."""
 
+    test_list: Literal["small", "medium", "large"] | None = None
+    """Which test list, where the data have several (vehicleid); that of the run where None."""
+
+    gallery: Literal["random", "leave_one_out"] | None = None
+    """How its gallery is made; as the run has it where None."""
+
     engine: Literal["rank", "faiss"] = "rank"
     """Exact ranks by counting, or from faiss's exact lists of neighbours. They agree."""
 

@@ -1,4 +1,4 @@
-"""Class-balanced global batches as a pure function of (seed, epoch), cut among workers, and their pixels.
+"""Class-balanced global batches as a pure function of (seed, epoch), cut among workers.
 
 A batch has `batch_size / samples_per_class` class slots. Classes come in random rounds through all classes, so that
 within an epoch their numbers of slots differ by at most one. The images of a class come in random rounds too, each of
@@ -11,8 +11,10 @@ of a batch; the length of an epoch is exactly `num_steps`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +22,11 @@ from torch import Tensor
 
 from raydml import seeds
 from raydml.config import AugmentConfig
-from raydml.data.augment import draw_crops
-from raydml.data.decoding import Pixels
+from raydml.data.augment import draw_colours, draw_crops, uniforms
+from raydml.data.pixels import PixelSource, pinned
+from raydml.data.prefetch import in_order
 from raydml.distributed import share
 from raydml.splits import Indices
-
-# Pixels stay on the GPU where they take at most this share of its free memory.
-_RESIDENT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ class Batch:
     """A worker's part of a global batch, on its device."""
 
     images: Tensor
-    """(B, C_in, H, W) uint8."""
+    """(B, C_in, H, W) uint8: whole, or on a CPU cut to the network's input, with all crops and flips done."""
     labels: Tensor
     """(B,) int64."""
     index: Tensor
     """(B,) int64, positions within the subset; on the host."""
     crops: Tensor | None = None
-    """(B, 5) float32 of `raydml.data.augment`, where the batch is to be augmented."""
+    """(B, 5) float32 of `raydml.data.augment`, where crops are still to be done."""
+    colours: Tensor | None = None
+    """(B, 4) float32 of `raydml.data.augment`, where colours are to be changed."""
     num_global: int | None = None
     """G, images of the global batch; B times the workers where None."""
     learner: int | None = None
@@ -116,32 +118,51 @@ def fill_slots(labels: Indices, slot_class: Indices, take: Indices, rng: np.rand
     return filled
 
 
-class PixelSource:
-    """Pixels of a subset, by position: on the GPU where they fit there, else cut from the memory map."""
+class _Prepared(NamedTuple):
+    """A worker's part of a batch on the host."""
 
-    def __init__(self, images: Pixels, index: Indices, *, device: torch.device) -> None:
-        self._images, self._index, self.device = images, index, device
-        self._resident: Tensor | None = None
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            if len(index) * int(np.prod(images.shape[1:])) <= _RESIDENT_SHARE * free:
-                self._resident = torch.from_numpy(images[index]).to(device)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def take(self, positions: Indices) -> Tensor:
-        """(B, C_in, H, W) uint8 on the device, for positions within the subset."""
-        if self._resident is not None:
-            pixels = self._resident.index_select(0, to_device(torch.from_numpy(positions), self.device))
-        else:
-            pixels = to_device(torch.from_numpy(self._images[self._index[positions]]), self.device)
-        return pixels.permute(0, 3, 1, 2)
+    pixels: Tensor
+    """What `PixelSource.read` gave."""
+    labels: Tensor
+    positions: Indices
+    crops: Tensor | None = None
+    colours: Tensor | None = None
+    num_global: int | None = None
+    learner: int | None = None
 
 
-def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on the device, without waiting for the copy."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+def _delivered(prepared: Iterator[_Prepared], source: PixelSource) -> Generator[Batch]:
+    def moved(x: Tensor) -> Tensor:
+        return x.to(source.device, non_blocking=True)
+
+    for part in prepared:
+        yield Batch(
+            source.deliver(part.pixels),
+            moved(part.labels),
+            torch.from_numpy(part.positions),
+            None if part.crops is None else moved(part.crops),
+            None if part.colours is None else moved(part.colours),
+            num_global=part.num_global,
+            learner=part.learner,
+        )
+
+
+class _Part(NamedTuple):
+    """What a worker makes its part of a global batch from."""
+
+    positions: Indices
+    first: int
+    """The place of the first position among all draws of the epoch, those of other workers included."""
+    num_global: int
+    learner: int | None
+
+
+def _parts(rows: Iterable[Indices], learners: Sequence[int] | None, *, rank: int, world_size: int) -> Iterator[_Part]:
+    drawn = 0
+    for row, learner in zip(rows, learners or itertools.repeat(None), strict=False):
+        mine = share(len(row), rank, world_size)
+        yield _Part(row[mine], drawn + mine.start, len(row), learner)
+        drawn += len(row)
 
 
 def training_batches(
@@ -155,30 +176,46 @@ def training_batches(
     rank: int,
     world_size: int,
     learners: Sequence[int] | None = None,
-) -> Iterator[Batch]:
+    threads: int = 0,
+) -> Generator[Batch]:
     """This worker's part of every batch of an epoch; `rows` are the global batches, each (G,), of these learners.
 
-    Random crops are drawn for the global batch and then cut, so that no image's fate depends on the workers.
+    The random changes of an image follow from seed, epoch and its place among the global batches, so that they depend
+    neither on the workers nor on the threads that make batches ahead. An image that comes twice is changed in two ways.
     """
-    rng = seeds.stream(seeds.Purpose.CROPS, seed, epoch)
-    for row, learner in zip(rows, learners or itertools.repeat(None), strict=False):
-        mine = share(len(row), rank, world_size)
-        crops = draw_crops(augment, len(row), rng)
-        yield Batch(
-            source.take(row[mine]),
-            to_device(torch.from_numpy(labels[row[mine]]), source.device),
-            torch.from_numpy(row[mine]),
-            None if crops is None else to_device(torch.from_numpy(crops[mine]), source.device),
-            num_global=len(row),
-            learner=learner,
+
+    def prepared(part: _Part) -> _Prepared:
+        numbers = uniforms(part.first, len(part.positions), seed=seed, epoch=epoch)
+        crops = draw_crops(augment, numbers, height=source.height, width=source.width)
+        colours = draw_colours(augment, numbers)
+        return _Prepared(
+            source.read(part.positions, crops),
+            pinned(torch.from_numpy(labels[part.positions]), source.device),
+            part.positions,
+            None if crops is None or source.crops_on_host else pinned(torch.from_numpy(crops), source.device),
+            None if colours is None else pinned(torch.from_numpy(colours), source.device),
+            part.num_global,
+            part.learner,
         )
+
+    parts = _parts(rows, learners, rank=rank, world_size=world_size)
+    with closing(in_order(prepared, parts, threads=threads)) as made:
+        yield from _delivered(made, source)
 
 
 def sequential_batches(
-    source: PixelSource, labels: Indices, positions: Sequence[int] | Indices, *, batch_size: int
-) -> Iterator[Batch]:
-    """Images at the positions, in order, unaugmented."""
-    for start in range(0, len(positions), batch_size):
+    source: PixelSource,
+    labels: Indices,
+    positions: Sequence[int] | Indices,
+    *,
+    batch_size: int,
+    threads: int = 0,
+) -> Generator[Batch]:
+    """Images at the positions, in order, unaugmented; made ahead by threads."""
+
+    def prepared(start: int) -> _Prepared:
         part = np.asarray(positions[start : start + batch_size], dtype=np.int64)
-        labels_part = to_device(torch.from_numpy(labels[part]), source.device)
-        yield Batch(source.take(part), labels_part, torch.from_numpy(part))
+        return _Prepared(source.read(part), pinned(torch.from_numpy(labels[part]), source.device), part)
+
+    with closing(in_order(prepared, range(0, len(positions), batch_size), threads=threads)) as made:
+        yield from _delivered(made, source)

@@ -89,7 +89,7 @@ def default_cache() -> Path:
 def open_entry(entry: Path) -> ImageSet | None:
     """The images of an entry; None where it is absent or damaged. Takes no lock: the folder may be another user's."""
     contents = read(entry)
-    if contents is None:
+    if contents is None or contents.meta["fingerprint"] != entry.name:
         return None
     meta, index, images = contents
     return ImageSet(

@@ -25,13 +25,16 @@ from raydml.config import (
 )
 from raydml.config.photos import PhotosConfig
 from raydml.data import findings
-from raydml.data.cache import default_cache
+from raydml.data.addresses import pointed, signature_of
+from raydml.data.building import Progress
 from raydml.data.catalog import list_photos
-from raydml.data.examining import Examination, Progress, examine
+from raydml.data.entry import read
+from raydml.data.examining import Examination, examine
 from raydml.data.files import Files
 from raydml.data.findings import LEVELS, Finding, Level
 from raydml.data.folder import is_image
 from raydml.data.listing import GALLERY, QUERY, Listed, Listing, MissingImagesError, listing_of, version_of
+from raydml.data.opening import cache_folder
 from raydml.data.published import require_published
 from raydml.splits import fold_split, test_split
 
@@ -52,6 +55,8 @@ class Overview:
     """Who decides which classes train."""
     cache_bytes: int
     """What the decoded images take on disk; 0 where none are kept."""
+    cached: bool
+    """Whether they were decoded already."""
     free_bytes: int
     """Of the disk that they would lie on."""
     encoded_bytes: int | None = None
@@ -97,7 +102,8 @@ def check(config: PhotosConfig, *, decode: bool = True, progress: Progress | Non
         found += findings.pixel_formats(listing, examined.images, config.image_size)
     found += findings.small_classes(listing, num_training, config.samples_per_class)
     overview = _overview(config, listing, num_training, examined)
-    found += findings.disk(overview.cache_bytes, overview.free_bytes)
+    if not overview.cached:
+        found += findings.disk(overview.cache_bytes, overview.free_bytes)
     return Checked(config, overview, tuple(sorted(found, key=lambda finding: LEVELS.index(finding.level))))
 
 
@@ -175,6 +181,9 @@ def _overview(config: PhotosConfig, listing: Listing, num_training: int, examine
     roles = listing.roles
     counted = None if roles is None else (int((roles == QUERY).sum()), int((roles == GALLERY).sum()))
     pixels = len(listing.places) * config.image_size**2 * 3
+    cache = cache_folder(config)
+    fingerprint = pointed(cache, signature_of(listing, config.image_size))
+    there = fingerprint is not None and read(cache / fingerprint) is not None
     return Overview(
         len(listing.places),
         len(listing.classes),
@@ -183,7 +192,8 @@ def _overview(config: PhotosConfig, listing: Listing, num_training: int, examine
         (int(sizes.min()), float(np.median(sizes)), int(sizes.max())),
         _split_words(config, listing),
         pixels if config.decode == "once" else 0,
-        _free_bytes(config),
+        there,
+        _free_bytes(cache),
         None if examined is None else examined.num_bytes,
     )
 
@@ -197,10 +207,8 @@ def _split_words(config: PhotosConfig, listing: Listing) -> str:
     return f"the last {config.test_fraction:.0%} of the classes test (data.test_fraction)"
 
 
-def _free_bytes(config: PhotosConfig) -> int:
+def _free_bytes(cache: Path) -> int:
     """Of the disk that holds the cache; a folder that is yet to be made lies on that of its parent."""
-    place = default_cache() if config.cache is None or "://" in config.cache else Path(config.cache).expanduser()
-    here = place.absolute()
-    while not here.exists():
-        here = here.parent
-    return shutil.disk_usage(here).free
+    while not cache.exists():
+        cache = cache.parent
+    return shutil.disk_usage(cache).free

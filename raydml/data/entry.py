@@ -90,8 +90,14 @@ def finish(folder: Path, description: Description, checksums: Checksums, *, fing
         "images_per_block": _IMAGES_PER_BLOCK,
         "blocks": block_checksums(checksums, _IMAGES_PER_BLOCK),
     }
-    atomic.write_json(folder / META, meta)
+    atomic.write_json(folder / META, sealed(meta))
     _sync(folder)
+
+
+def sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """With a digest of all of it, under `seal`: a class or a split that changed on the disk is noticed."""
+    open_ones = {name: value for name, value in meta.items() if name != "seal"}
+    return {**open_ones, "seal": _digest(json.dumps(open_ones, sort_keys=True).encode())}
 
 
 def _index_of(description: Description) -> pa.Table:
@@ -116,9 +122,11 @@ def read(entry: Path) -> Contents | None:
     """
     try:
         meta = json.loads((entry / META).read_text(encoding="utf-8"))
+        if meta != sealed(meta):
+            return None
         shape = tuple(meta["shape"])
         agree = all((entry / name).stat().st_size == meta["bytes"][name] for name in FILES)
-        if not agree or sum(meta["sizes"]) != meta["num_decoded"] or shape[0] != meta["num_decoded"]:
+        if not agree:
             return None
         index = (entry / INDEX).read_bytes()
         if _digest(index) != meta["index_digest"]:
@@ -127,7 +135,7 @@ def read(entry: Path) -> Contents | None:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         images = np.frombuffer(mapped, np.uint8, math.prod(shape), meta["start"]).reshape(shape)
         return Contents(meta, pq.read_table(pa.BufferReader(index)), images)
-    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException):
         return None
 
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from raydml.data.building import Progress
 from raydml.data.decoding import UnreadableImageError, decode_image
 from raydml.data.listing import Listing
 from raydml.splits import Indices
 
 _BLOCK = 32
-
-Progress = Callable[[int, int], None]
-"""Images done and images in all."""
 
 
 class Examined(NamedTuple):
@@ -90,23 +88,21 @@ def _examine_block(listing: Listing, image_size: int, positions: Indices) -> tup
 def examine_bytes(data: bytes, image_size: int) -> Examined:
     """One encoded image."""
     digest = hashlib.blake2b(data, digest_size=16).digest()
-    short_side, mode, problem = 0, "", "" if data else "the file is empty"
+    short_side, mode = _header(data)
     try:
-        if data:
-            short_side, mode = _header(data)
-            decode_image(data, image_size)
+        decode_image(data, image_size)
     except UnreadableImageError as error:
-        problem = _short(error)
-    except UnidentifiedImageError:
-        problem = "no image format that Pillow knows"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problem = _short(error)
-    return Examined(digest, short_side, mode, missing=False, problem=problem)
+        return Examined(digest, short_side, mode, missing=False, problem=str(error))
+    return Examined(digest, short_side, mode, missing=False, problem="")
 
 
 def _header(data: bytes) -> tuple[int, str]:
-    with Image.open(io.BytesIO(data)) as image:
-        return min(image.size), image.mode
+    """Short side and mode. What is wrong with bytes that have none, decoding says in better words."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return min(image.size), image.mode
+    except Exception:
+        return 0, ""
 
 
 def _short(error: Exception) -> str:

@@ -30,6 +30,7 @@ class Finding:
     text: str
     """A sentence for people."""
     mend: str
+    """What to do; empty where nothing needs to be done."""
     count: int
     examples: tuple[str, ...] = ()
     """All of them."""
@@ -173,7 +174,7 @@ def pixel_formats(listing: Listing, images: Sequence[Examined], image_size: int)
             "info",
             "small",
             f"{counted(small, 'image')} smaller than data.image_size={image_size}: enlarged",
-            f"nothing, or a smaller data.image_size; the shortest side is {smallest} pixels",
+            f"a smaller data.image_size enlarges fewer; the shortest side is {smallest} pixels",
             len(small),
             tuple(f"{listing.places[row]}: {images[row].short_side} pixels" for row in small),
         )
@@ -185,7 +186,7 @@ def pixel_formats(listing: Listing, images: Sequence[Examined], image_size: int)
             "info",
             "modes",
             f"{counted(unusual, 'image')} neither RGB nor grey ({shown}): converted to RGB",
-            "nothing; look at a few where colours matter",
+            "look at a few where colours matter",
             len(unusual),
             tuple(f"{listing.places[row]}: {images[row].mode}" for row in unusual),
         )
@@ -215,7 +216,7 @@ def other_files(paths: Iterable[str], is_image: Callable[[str], bool]) -> Iterat
             "info",
             "other-files",
             f"{counted(others, 'file')} no image by name: left out",
-            "nothing",
+            "",
             len(others),
             tuple(others),
         )

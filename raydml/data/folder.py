@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from raydml.config import ConfigError, FolderConfig
 from raydml.data.files import Files, Stamp
 from raydml.data.listing import Listed, Listing, listing_of, require_classes, version_of
@@ -13,7 +11,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 
 def is_image(path: str) -> bool:
     """Whether a file's name says that it is an image."""
-    return PurePosixPath(path).suffix.lower() in SUFFIXES
+    return path[path.rfind(".") :].lower() in SUFFIXES
 
 
 def list_folder(config: FolderConfig) -> Listing:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from raydml.config import DataConfig, DigitsConfig, GlyphsConfig
+from raydml.config import DataConfig, DigitsConfig, FreeSplit, GlyphsConfig
 from raydml.data.building import Decode, Progress, decode_in_threads
 from raydml.data.cache import Decoded, ImageSet, default_cache, open_or_build
 from raydml.data.catalog import list_photos
@@ -15,11 +15,15 @@ from raydml.data.photos import open_photos, require_unchanged, streamed
 from raydml.data.remote_cache import RemoteCache, is_remote
 from raydml.data.subsets import check_splits, training_classes
 
+# Fields that say nothing of the images themselves.
+_NO_IMAGES = frozenset({*FreeSplit.model_fields, "input_size"})
 
-def fingerprint(config: DataConfig) -> str:
+
+def fingerprint(config: DataConfig, *, progress: Progress | None = None) -> str:
     """Names the pixels and labels a configuration means; the address of its cache entry.
 
-    Photographs are decoded for it on first use. Raises ConfigError where the data cannot be found or read.
+    Photographs are decoded for it on first use, which `progress` is told of. Raises ConfigError where the data cannot
+    be found or read.
     """
     match config:
         case GlyphsConfig():
@@ -32,7 +36,7 @@ def fingerprint(config: DataConfig) -> str:
 
             return _hashed(digits_fingerprint(config))
         case _:
-            return open_images(config).fingerprint
+            return open_images(config, progress=progress).fingerprint
 
 
 def _hashed(recipe: dict[str, object]) -> str:
@@ -68,16 +72,24 @@ def cache_folder(config: DataConfig) -> Path:
     return Path(config.cache).expanduser().absolute()
 
 
+def known_for(data: DataConfig, base: DataConfig, fingerprint: str | None) -> str | None:
+    """The fingerprint of `base`, where `data` surely means the same images; None where that has to be found out."""
+    same = [
+        {key: value for key, value in config.model_dump().items() if key not in _NO_IMAGES} for config in (data, base)
+    ]
+    return fingerprint if same[0] == same[1] else None
+
+
 def _open(config: DataConfig, known: str | None, decode: Decode, progress: Progress | None) -> ImageSet:
     match config:
         case GlyphsConfig():
             from raydml.data.glyphs import glyph_fingerprint, render_glyphs
 
-            return _open_rendered(config, glyph_fingerprint(config), lambda: render_glyphs(config))
+            return _open_rendered(config, glyph_fingerprint(config), known, lambda: render_glyphs(config))
         case DigitsConfig():
             from raydml.data.digits import digits_fingerprint, read_digits
 
-            return _open_rendered(config, digits_fingerprint(config), lambda: read_digits(config))
+            return _open_rendered(config, digits_fingerprint(config), known, lambda: read_digits(config))
         case _ if config.decode == "always":
             images = streamed(list_photos(config), name=config.kind, image_size=config.image_size)
             require_unchanged(images.fingerprint, known)
@@ -96,7 +108,8 @@ def _open(config: DataConfig, known: str | None, decode: Decode, progress: Progr
 
 
 def _open_rendered(
-    config: GlyphsConfig | DigitsConfig, recipe: dict[str, object], build: Callable[[], Decoded]
+    config: GlyphsConfig | DigitsConfig, recipe: dict[str, object], known: str | None, build: Callable[[], Decoded]
 ) -> ImageSet:
-    synthetic = isinstance(config, GlyphsConfig)
-    return open_or_build(cache_folder(config), _hashed(recipe), name=config.kind, synthetic=synthetic, build=build)
+    address, synthetic = _hashed(recipe), isinstance(config, GlyphsConfig)
+    require_unchanged(address, known)
+    return open_or_build(cache_folder(config), address, name=config.kind, synthetic=synthetic, build=build)

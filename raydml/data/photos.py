@@ -98,8 +98,8 @@ def require_unchanged(fingerprint: str | None, known: str | None) -> None:
     """Raises ConfigError where a fingerprint is not that of the images a run began with; None is not known yet."""
     if None not in (fingerprint, known) and fingerprint != known:
         raise ConfigError(
-            f"data.root: the images changed since this run began: they were {known} and are {fingerprint} now; bring "
-            "the old ones back, or begin a new run"
+            f"data: the images changed since this run began: they were {known} and are {fingerprint} now, on this "
+            "machine; bring the old ones back, or begin a new run"
         )
 
 

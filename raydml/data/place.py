@@ -71,15 +71,14 @@ def _words(config: DataConfig) -> list[str]:
     found = dump(config)
     first = ("kind", "root")
     rest = [name for name in found if name not in first and found[name] != usual.get(name)]
-    return [f"data.{path}={value}" for name in (*first, *rest) for path, value in _leaves(name, found[name], usual)]
+    return [f"data.{path}={value}" for name in (*first, *rest) for path, value in _leaves(name, found[name])]
 
 
-def _leaves(name: str, value: object, usual: Mapping[str, object]) -> Iterable[tuple[str, object]]:
+def _leaves(name: str, value: object) -> Iterable[tuple[str, object]]:
+    """All fields of a section: those that are left out would have the section's defaults, not the kind's."""
     if not isinstance(value, Mapping):
         return [(name, value)]
-    default = usual.get(name)
-    known = default if isinstance(default, Mapping) else {}
-    return [(f"{name}.{key}", below) for key, below in value.items() if below != known.get(key)]
+    return [(f"{name}.{key}", below) for key, below in value.items()]
 
 
 def _kind_at(place: str) -> str:

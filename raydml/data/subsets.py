@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from raydml.config import ConfigError, DataConfig, FreeSplit
+from raydml.config import ConfigError, DataConfig, FreeSplit, VehicleIdConfig
 from raydml.data.cache import ImageSet
 from raydml.splits import ClassSplit, Indices, fold_split, images_of, require_disjoint, test_split
 
@@ -41,13 +41,24 @@ def trainval_subset(images: ImageSet, config: DataConfig) -> Subset:
 
 
 def test_subset(images: ImageSet, config: DataConfig) -> Subset:
-    """Images of the test classes. Only a final evaluation may ask for them.
+    """Images of the test classes, or of the test list that the configuration names. Only a final evaluation may ask.
 
-    Raises ValueError for images that were opened without them.
+    Raises ValueError for images that were opened without them, ConfigError where there is no such list.
     """
     if len(images.sizes) < len(images.classes):
         raise ValueError(f"the test classes of {images.name} are not open: that takes open_images(..., with_test=True)")
-    return _subset(images, _training_and_test(images, config).held_out)
+    whole = _subset(images, _training_and_test(images, config).held_out)
+    return _of_list(images, whole, config.test_list) if isinstance(config, VehicleIdConfig) else whole
+
+
+def _of_list(images: ImageSet, test: Subset, name: str) -> Subset:
+    """The images of a test list, and its classes alone."""
+    if name not in images.test_lists:
+        known = ", ".join(images.test_lists) or "none"
+        raise ConfigError(f"data.test_list: this {images.name} has the lists {known}, but got {name}")
+    index = test.index[images.test_lists[name][test.index]]
+    classes, labels = np.unique(images.labels[index], return_inverse=True)
+    return Subset(index, labels.astype(np.int64), classes)
 
 
 def split_subset(images: ImageSet, config: DataConfig, split: Split, fold: int | None) -> Subset:

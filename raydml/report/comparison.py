@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from raydml import statistics
 from raydml.config import ConfigError, ExperimentConfig, dump
 from raydml.config.grammar import differences, unknown_key
+from raydml.identity import PLACES, without_paths
 from raydml.report.contents import Change, Comparison, Group, Pair, RunContents
 from raydml.report.estimates import mean_of
 from raydml.statistics import Estimate, Run
@@ -65,10 +66,7 @@ def _unfinished(runs: Sequence[RunContents]) -> list[RunContents]:
 
 def _kind_of(run: RunContents) -> Plain:
     """Everything a run's result depends on, but seed and fold."""
-    raw = {key: value for key, value in run.config.items() if key != "seed"}
-    data = raw["data"]
-    assert isinstance(data, dict)
-    raw["data"] = {key: value for key, value in data.items() if key != "cache"}
+    raw = without_paths({key: value for key, value in run.config.items() if key != "seed"}, PLACES)
     validated = any(name.startswith("val/") for name in run.curves.metrics)
     return {**raw, _DATA: run.provenance.fingerprint, _SPLIT: "train" if validated else "trainval"}
 
@@ -90,7 +88,7 @@ def _common(kinds: Sequence[Plain]) -> Iterator[Change]:
     own = {key: value for key, value in kinds[0].items() if key not in (_DATA, _SPLIT)}
     apart = _differing(kinds)
     for path, before, after in differences(defaults, own):
-        if path != "data.cache" and not any(path == other or other.startswith(f"{path}.") for other in apart):
+        if path not in PLACES and not any(path == other or other.startswith(f"{path}.") for other in apart):
             yield Change.model_validate({"path": path, "before": before, "after": after})
 
 

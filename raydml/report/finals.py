@@ -8,10 +8,10 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from raydml import statistics
+from raydml import jsonfile, statistics
 from raydml.config import ConfigError, Final
 from raydml.history import read_history
-from raydml.identity import without_cache
+from raydml.identity import without_places
 from raydml.repeats import BASE, Candidate, finalists, folds_on_test, winner_of
 from raydml.report import phases
 from raydml.report.class_tables import read_class_means
@@ -87,12 +87,20 @@ def final_of(study: Study, directory: Path, trials: Sequence[FrozenTrial]) -> ph
         finalists=tuple(_finalist(study, one, trainings[one.name], found[one.name]) for one in chosen),
         gains=_gains(found[chosen[0].name], found[BASE]) if len(chosen) > 1 else {},
         earlier_winners=earlier,
+        retrieval=_retrieval(study, [training for of_one in trainings.values() for training in of_one]),
     )
+
+
+def _retrieval(study: Study, trainings: Iterable[Training]) -> str | None:
+    """What the first evaluation that says so found among what. Raises ConfigError where that cannot be read."""
+    folders = [folder for training in trainings for folder in _evaluations(study, training)]
+    paths = [path for folder in folders if (path := folder / "protocol.json").exists()]
+    return str(jsonfile.load(paths[0]).get("description")) if paths else None
 
 
 def _met_test_classes(final: Path) -> set[str]:
     """Folders of earlier winners whose models met the test classes, after the last epoch or after each."""
-    evaluated = [path.parents[3].name for path in final.glob("earlier-*/*/evaluation/test/metrics.json")]
+    evaluated = [path.parents[3].name for path in final.glob("earlier-*/*/evaluation/test*/metrics.json")]
     watched = [
         run.parent.name
         for run in final.glob("earlier-*/*")
@@ -167,7 +175,7 @@ def _finalist(study: Study, one: Candidate, trainings: Sequence[Training], found
         name=one.name,
         trial=one.trial,
         settings=settings_of(study.base, one.config),
-        config=plain(without_cache(one.config)),
+        config=plain(without_places(one.config)),
         repeats=tuple(training.repeat for training in trainings),
         values=values,
         metrics={read_out: dict(_on_test(of)) for read_out, of in found.items()},

@@ -75,6 +75,8 @@ def final_summary(found: Final, *, confirmed: bool) -> Iterator[Block]:
         caption = "On the test classes: mean over seeds and 95 % interval"
         rows = [(name, *_means(name, columns)) for name in _names(columns)]
         yield table(caption, ("metric", *map(_heading, columns)), rows)
+        if found.retrieval:
+            yield Paragraph(f"Retrieval on the test classes: {found.retrieval}.")
 
 
 def _columns(found: Final) -> list[Column]:

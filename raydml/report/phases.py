@@ -135,6 +135,8 @@ class Final(Model):
     gains: dict[ReadOut, dict[str, Gain]]
     earlier_winners: int
     """Winners that the test classes were looked at for before this one."""
+    retrieval: str | None = None
+    """What is found among what; None where the evaluations do not say."""
 
 
 class WinnersPair(Model):

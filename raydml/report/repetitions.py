@@ -13,7 +13,7 @@ from raydml import yamlfile
 from raydml.config import ConfigError, ExperimentConfig, Repeats, parse
 from raydml.config.grammar import differences
 from raydml.history import Row, read_history, seconds_of
-from raydml.identity import without_cache
+from raydml.identity import without_places
 from raydml.repeats import Candidate, Phase, Repetition, repetition
 from raydml.report.phases import Repeat, Spent
 from raydml.report.reading import plain
@@ -57,7 +57,7 @@ def _training(planned: Repetition) -> Training:
     rows = read_history(planned.directory)
     if not rows and not (planned.directory / "config.yaml").exists():
         return Training(planned, rows, "not begun")
-    if without_cache(_config_of(planned.directory)) != without_cache(planned.config):
+    if without_places(_config_of(planned.directory)) != without_places(planned.config):
         return Training(planned, rows, "other configuration")
     if planned.failure() is not None:
         return Training(planned, rows, "failed")
@@ -75,7 +75,7 @@ def _config_of(directory: Path) -> ExperimentConfig:
 
 def settings_of(base: ExperimentConfig, config: ExperimentConfig) -> dict[str, JsonValue]:
     """Dotted paths at which a configuration is not the base, with its values."""
-    return plain({path: after for path, _, after in differences(without_cache(base), without_cache(config))})
+    return plain({path: after for path, _, after in differences(without_places(base), without_places(config))})
 
 
 def value_of(training: Training, name: str) -> float:

@@ -16,7 +16,7 @@ from raydml.caveats import stamp
 from raydml.config import ConfigError, Distribution, ExperimentConfig, dump
 from raydml.config.grammar import differences
 from raydml.history import Row, read_history, seconds_of
-from raydml.identity import without_cache
+from raydml.identity import without_places
 from raydml.looks import looks_of
 from raydml.record import (
     FAILURE,
@@ -139,7 +139,7 @@ def _best(study: Study, trial: FrozenTrial | None, rows: Mapping[int, list[Row]]
 
 def changes(before: ExperimentConfig, after: ExperimentConfig) -> tuple[Change, ...]:
     """Dotted paths at which two experiments differ, but for the place of the cache."""
-    found = differences(without_cache(before), without_cache(after))
+    found = differences(without_places(before), without_places(after))
     return tuple(Change.model_validate({"path": path, "before": a, "after": b}) for path, a, b in found)
 
 

@@ -183,7 +183,7 @@ def test_every_look_is_noted_and_a_second_one_too(study: Study) -> None:
 
 
 def test_no_number_is_written_without_its_look(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "write_embeddings", killed)

@@ -32,12 +32,12 @@ class Trapping(Loader):
         self.loader.exec_module(module)
         opened = module.open_images
 
-        def trap(config, *, with_test=False):
+        def trap(config, *, with_test=False, **more):
             with open(os.path.join(NOTES, str(os.getpid())), "w") as file:
                 file.write(" ".join(sys.orig_argv))
             if with_test:
                 raise RuntimeError("the trap of the test classes")
-            return opened(config)
+            return opened(config, **more)
 
         module.open_images = trap
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from raydml.capacity import Capacity
 from raydml.config import ConfigError, FolderConfig
 from raydml.data.building import decode_block, decode_in_threads
 from raydml.data.catalog import list_photos
+from raydml.data.decoding import decode_image
 from raydml.data.opening import open_images
 from raydml.prepare import decode_on_cluster, prepare
-from tests.integration.studies import command, environment, wait_for
+from tests.integration.studies import command, environment, run, wait_for
 from tests.photographs import config_of, jpeg, photograph
 
 NUM_CLASSES, PER_CLASS, SIZE = 10, 150, 64
@@ -45,17 +47,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_at(root: Path, cache: Path) -> FolderConfig:
     return config_of(root, image_size=SIZE, input_size=SIZE, cache=str(cache))
-
-
-def run_data(action: str, root: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command("data", action, root, f"cache={cache}", f"image_size={SIZE}", f"input_size={SIZE}")],
-        env=environment() | {"XDG_CACHE_HOME": str(cache.parent)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -129,47 +120,51 @@ def test_an_unreadable_image_is_named_in_one_line(root: Path, tmp_path: Path) ->
 
 
 def test_prepare_is_killed_goes_on_and_is_done(root: Path, tmp_path: Path) -> None:
-    """kill -9 in the middle, then the rest, then nothing, each by the command."""
-    cache = tmp_path / "cache"
-    large = tmp_path / "images"
-    shutil.copytree(root, large)
-    arguments = [large, f"cache={cache}", f"image_size={SIZE}", f"input_size={SIZE}"]
-    process = subprocess.Popen(
-        command("data", "prepare", *arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        wait_for(lambda: journaled(cache) > 0 or process.poll() is not None)
-    finally:
-        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        for child in children:
-            if child.is_running():
-                child.kill()
-    finished_before = process.returncode != -signal.SIGKILL
-    done = run_data("prepare", large, cache)
+    """kill -9 in the middle, then the rest, then nothing, each by the command. Large pixels: blocks of 85 images."""
+    cache, few, size = tmp_path / "cache", tmp_path / "images", 512
+    for path in sorted(root.glob("*/0[0-2]?.jpg")):
+        (few / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, few / path.parent.name)
+    arguments = ["prepare", few, f"cache={cache}", f"image_size={size}", "num_folds=2"]
+    process = subprocess.Popen(command("data", *arguments), env=environment(), stdout=subprocess.DEVNULL)
+    wait_for(lambda: bool(journaled(cache)) or process.poll() is not None)
+    kill(process)
+    before = journaled(cache)
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < before < 300, "killed in the middle"
+
+    done = run("data", *arguments)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    if not finished_before and (match := DECODED.search(done.stdout)):
-        assert 0 < int(match[1].replace(",", "")) < NUM_CLASSES * PER_CLASS, "what was on the disk is not decoded again"
-    assert f"{NUM_CLASSES * PER_CLASS:,} images of {NUM_CLASSES} classes" in done.stdout
-    assert f"  next: python -m raydml.tune search_spaces/margin.yaml data.kind=folder data.root={large} " in done.stdout
-    entry = re.search(rf"cache: ({re.escape(str(cache))}/\w+): ", done.stdout)
-    assert entry is not None
-    prepared = open_images(config_at(large, cache), with_test=True)
-    assert Path(entry[1]).name == prepared.fingerprint
-    oracle = open_images(config_at(large, tmp_path / "threads"), with_test=True)
-    assert np.array_equal(prepared.images, oracle.images)
-    before = time.process_time(), psutil.cpu_times()
-    again = run_data("prepare", large, cache)
-    assert again.returncode == 0, again.stderr
+    match = DECODED.search(done.stdout)
+    assert match is not None
+    assert int(match[1]) == 300 - before, "what was on the disk is not decoded again"
+    assert f"300 images of {NUM_CLASSES} classes" in done.stdout
+    assert f"  next: python -m raydml.tune search_spaces/margin.yaml data.kind=folder data.root={few} " in done.stdout
+    prepared = open_images(config_of(few, image_size=size, cache=str(cache)), with_test=True)
+    assert f"cache: {cache / prepared.fingerprint}: " in done.stdout
+    for row in range(0, 300, 13):
+        oracle = decode_image((few / prepared.sources[row]).read_bytes(), size)
+        assert np.array_equal(prepared.images[row], oracle)
+
+    again = run("data", *arguments)
+    assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.startswith("already there\n")
-    assert before
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """As a machine's end would: nothing of it gets a last word."""
+    processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
 
 
 def journaled(cache: Path) -> int:
-    """Blocks that an interrupted preparation will not decode again."""
-    return sum(len(path.read_bytes().splitlines()) for path in cache.glob("*/*.jsonl"))
+    """Images that an interrupted preparation will not decode again."""
+    lines = [line for path in cache.glob("builds/*/journal.jsonl") for line in path.read_text("utf-8").splitlines()]
+    return sum(len(json.loads(line.partition(" ")[2])["checksums"]) for line in lines)
 
 
 def test_the_picture_of_the_tests_is_a_photograph(root: Path) -> None:

@@ -1,0 +1,114 @@
+"""What an evaluation is about: a trained model, the images it is evaluated on, and by which protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raydml import checkpoint
+from raydml.baseline import raw_pixel_metrics
+from raydml.config import ConfigError, DataConfig, EvaluateOptions, VehicleIdConfig
+from raydml.data.cache import ImageSet
+from raydml.data.opening import open_images
+from raydml.data.subsets import Split, Subset, split_subset
+from raydml.retrieval import RetrievalProtocol, protocol_of
+from raydml.runs import TrainedModel, resolve, resolve_folds
+
+# What one trained model may be evaluated by in more than one way, as the configuration and the options name it.
+_CHOICES = ("test_list", "gallery")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the images it is evaluated on."""
+
+    model: TrainedModel
+    data: DataConfig
+    """As the model was trained on, but for the test list and the gallery that are asked for."""
+    split: Split
+    folder: str
+    """Of the evaluation: the split, and what else was asked for."""
+    images: ImageSet
+    subset: Subset
+    protocol: RetrievalProtocol
+    ranks: tuple[int, ...]
+
+
+class Opened:
+    """Images and raw pixels, looked at once however many runs have the same data."""
+
+    def __init__(self) -> None:
+        self._images: dict[object, ImageSet] = {}
+        self._baselines: dict[object, dict[str, float]] = {}
+
+    def images(self, data: DataConfig, split: Split) -> ImageSet:
+        """Those of the test classes only where the split is `test`."""
+        key = (data.model_dump_json(), split == "test")
+        if key not in self._images:
+            self._images[key] = open_images(data, with_test=split == "test")
+        return self._images[key]
+
+    def baseline(self, subject: Subject) -> dict[str, float]:
+        """Metrics of raw pixels on the images of a subject."""
+        fold = None if subject.split == "test" else subject.model.fold
+        key = (subject.data.model_dump_json(), subject.split, fold, subject.ranks)
+        if key not in self._baselines:
+            self._baselines[key] = raw_pixel_metrics(
+                subject.images, subject.subset, recall_at=subject.ranks, protocol=subject.protocol
+            )
+        return self._baselines[key]
+
+
+def subjects_of(path: Path, options: EvaluateOptions, opened: Opened) -> Path | list[Subject]:
+    """What a path on the command line means: a file as it is, the model of a run, or its models of all folds.
+
+    Raises ConfigError for what cannot be evaluated as the options ask.
+    """
+    if path.suffix == ".parquet":
+        _require_none_chosen(options, f"{path} is a file of embeddings")
+        return path
+    if options.fold != "all":
+        return [_subject(resolve(path, fold=options.fold), options, opened)]
+    models = resolve_folds(path)
+    if options.split == "auto" and models[0].default_split == "val":
+        raise ConfigError(f"{path}: fold=all needs split=test: the folds of a trial validate different classes")
+    return [_subject(model, options, opened) for model in models]
+
+
+def _subject(model: TrainedModel, options: EvaluateOptions, opened: Opened) -> Subject:
+    config = checkpoint.read_config(model.checkpoint)
+    split = model.default_split if options.split == "auto" else options.split
+    images = opened.images(config.data, split)
+    fingerprint = checkpoint.read_meta(model.checkpoint)["fingerprint"]
+    if images.fingerprint != fingerprint:
+        raise ConfigError(
+            f"{model.checkpoint}: trained on other data (fingerprint {fingerprint}, now {images.fingerprint})"
+        )
+    data = _as_asked(config.data, split, options)
+    subset = split_subset(images, data, split, model.fold)
+    protocol = protocol_of(data, images, subset, split)
+    changed = [
+        getattr(data, name) for name in _CHOICES if getattr(data, name, None) != getattr(config.data, name, None)
+    ]
+    ranks = options.recall_at or config.evaluation.recall_at
+    return Subject(model, data, split, "-".join([split, *changed]), images, subset, protocol, ranks)
+
+
+def _as_asked(data: DataConfig, split: Split, options: EvaluateOptions) -> DataConfig:
+    """The data with another test list or gallery. Raises ConfigError where they have none."""
+    if split != "test":
+        _require_none_chosen(options, f"split={split}")
+    if not isinstance(data, VehicleIdConfig):
+        _require_none_chosen(options, f"the data are {data.kind}")
+        return data
+    chosen = {name: getattr(options, name) for name in _CHOICES if getattr(options, name) is not None}
+    return data.model_copy(update=chosen)
+
+
+def _require_none_chosen(options: EvaluateOptions, found: str) -> None:
+    for name in _CHOICES:
+        value = getattr(options, name)
+        if value is not None:
+            raise ConfigError(
+                f"{name}: only the test classes of vehicleid have one, but got {name}={value}, and {found}"
+            )
