@@ -13,7 +13,7 @@ from rich.console import Console
 from raydml import atomic
 from raydml.config import CheckOptions, ConfigError, DigitsConfig, GlyphsConfig, dump
 from raydml.config.grammar import validate
-from raydml.data.place import Located, located
+from raydml.data.argument import Located, located
 from raydml.overrides import own_options
 
 _CLEAN, _WRONG = 0, 1

@@ -105,7 +105,7 @@ def query_metrics(
         raise ValueError("no query has a positive: every label of the queries is alone")
     rows = usable.nonzero()[:, 0]
     count = _ranks_by_counting if engine == "rank" else _ranks_by_faiss
-    deepest = len(g) if mrr else max(recall_at, default=1)
+    deepest = max(recall_at, default=1)
     with _exact_products():
         ranks = _ranks(count, q[rows], q_labels[rows], g, g_labels, own[rows], deepest)
     values = {

@@ -18,6 +18,7 @@ from raydml.config.grammar import differences
 from raydml.data.batches import class_balanced_batches, num_steps, training_batches
 from raydml.data.cache import ImageSet
 from raydml.data.cluster_batches import cluster_batches
+from raydml.data.decoding import Pixels
 from raydml.data.pixels import PixelSource
 from raydml.data.subsets import Subset, fold_subsets, test_subset, trainval_subset
 from raydml.distributed import gather_ragged, rank, world_size
@@ -32,6 +33,7 @@ from raydml.splits import Indices
 
 # Images from which the mean and deviation of the pixels are taken: more would not move the third digit.
 _STATISTICS_IMAGES = 2048
+_STATISTICS_AT_A_TIME = 16
 
 
 def _require_same(directory: Path, config: ExperimentConfig, trained: ExperimentConfig, fold: int | None) -> None:
@@ -207,15 +209,28 @@ class ModelTraining:
 def data_shape(config: ExperimentConfig, images: ImageSet, train: Subset) -> DataShape:
     """What model and loss need of the training images; mean and deviation of pixels over an even sample of them."""
     stride = max(1, len(train.index) // _STATISTICS_IMAGES)
-    sample = images.images[train.index[::stride]].astype(np.float64) / 255.0
-    std = sample.std(axis=(0, 1, 2))
+    mean, std = _statistics(images.images, train.index[::stride])
     return DataShape(
         num_classes=train.num_classes,
         in_channels=images.images.shape[3],
         image_size=input_size(config, images),
-        mean=tuple(float(x) for x in sample.mean(axis=(0, 1, 2))),
-        std=tuple(float(x) if x > 0 else 1.0 for x in std),
+        mean=tuple(mean),
+        std=tuple(x if x > 0 else 1.0 for x in std),
     )
+
+
+def _statistics(images: Pixels, index: Indices) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel, on a scale where 255 is 1. Counts levels: a few images are in memory."""
+    counts = np.zeros((images.shape[3], 256), dtype=np.int64)
+    for start in range(0, len(index), _STATISTICS_AT_A_TIME):
+        pixels = images[index[start : start + _STATISTICS_AT_A_TIME]]
+        for channel in range(len(counts)):
+            counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
+    levels = np.arange(256) / 255.0
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ levels
+    variance = (shares * (levels - mean[:, None]) ** 2).sum(axis=1)
+    return mean.tolist(), np.sqrt(variance).tolist()
 
 
 def input_size(config: ExperimentConfig, images: ImageSet) -> int:

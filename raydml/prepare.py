@@ -22,6 +22,7 @@ from raydml.capacity import Capacity
 from raydml.config import ConfigError, DataConfig
 from raydml.data.building import DecodedBlock, Progress, decode_block
 from raydml.data.cache import ImageSet
+from raydml.data.decoding import decoder
 from raydml.data.listing import Encoded, Listing
 from raydml.data.opening import cache_folder, open_images
 from raydml.session import connected, import_ray
@@ -123,7 +124,7 @@ def decode_on_cluster(
     dataset.context.execution_options.resource_limits = ExecutionResources(object_store_memory=limit)
     decoded = dataset.map_batches(
         _decode_rows,
-        fn_kwargs={"encoded": listing.encoded, "image_size": image_size},
+        fn_kwargs={"encoded": listing.encoded, "image_size": image_size, "expected": decoder()},
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -141,11 +142,16 @@ def _asked(listing: Listing, number: int, positions: Indices) -> pa.Table:
     return pa.table({"block": [number], "places": pa.array([places], pa.list_(pa.string()))})
 
 
-def _decode_rows(table: pa.Table, *, encoded: Encoded, image_size: int) -> pa.Table:
+def _decode_rows(table: pa.Table, *, encoded: Encoded, image_size: int, expected: str) -> pa.Table:
     """Rows (block, places) -> (block, pixels, digests, num_bytes, problem), in a worker.
 
-    An unreadable image is an answer, no error: Ray would wrap it in pages, or try again.
+    An unreadable image is an answer, no error: Ray would wrap it in pages, or try again. So is a worker whose decoder
+    is not the `expected` one, after which the pixels are named.
     """
+    if decoder() != expected:
+        problem = f"data: a node decodes with {decoder()}, this one with {expected}: install the same Pillow on all"
+        rows = [{"pixels": b"", "digests": b"", "num_bytes": 0, "problem": problem}] * len(table)
+        return pa.Table.from_pylist(rows, schema=_ANSWER).append_column("block", table["block"])
     rows = [_decode_places(encoded, places, image_size) for places in table["places"].to_pylist()]
     return pa.Table.from_pylist(rows, schema=_ANSWER).append_column("block", table["block"])
 

@@ -33,6 +33,7 @@ from raydml.config import (
     parse,
 )
 from raydml.config.grammar import get_at, set_at, unknown_key, validate
+from raydml.config.places import absolute
 from raydml.config.protocol import with_preset
 
 # Values of an integer dimension that are all combined with those of others.
@@ -239,10 +240,20 @@ def read_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, l
     written.setdefault("name", path.stem)
     raw, notes = overriding.apply(raw, assignments, study_keys=list(Study.model_fields))
     try:
-        return validate(Study, with_preset(raw)), notes
+        return _with_absolute_places(validate(Study, with_preset(raw))), notes
     except ConfigError as error:
         source = str(path) if _message(written) == str(error) or not overrides else "command line"
         raise ConfigError(f"{source}: {error}") from None
+
+
+def _with_absolute_places(study: Study) -> Study:
+    """The same study to workers that do not run where the command does."""
+    found = {name: getattr(study.base.data, name, None) for name in ("root", "images", "cache")}
+    moved = {name: absolute(place) for name, place in found.items() if place and place != absolute(place)}
+    raw = dump(study)
+    for name, place in moved.items():
+        raw = set_at(raw, f"base.data.{name}", place)
+    return validate(Study, raw) if moved else study
 
 
 def _message(raw: Mapping[str, object]) -> str:

@@ -41,11 +41,15 @@ class Opened:
         self._images: dict[object, ImageSet] = {}
         self._baselines: dict[object, dict[str, float]] = {}
 
-    def images(self, data: DataConfig, split: Split) -> ImageSet:
-        """Those of the test classes only where the split is `test`."""
-        key = (data.model_dump_json(), split == "test")
+    def images(self, data: DataConfig, split: Split, known: str) -> ImageSet:
+        """Those of the test classes only where the split is `test`.
+
+        `known` is the fingerprint of those that a model was trained on: where this machine has them decoded, they are
+        those, though the files were moved since or another decoder came. Raises ConfigError where they are others.
+        """
+        key = (data.model_dump_json(), split == "test", known)
         if key not in self._images:
-            self._images[key] = open_images(data, with_test=split == "test")
+            self._images[key] = open_images(data, with_test=split == "test", known=known)
         return self._images[key]
 
     def baseline(self, subject: Subject) -> dict[str, float]:
@@ -78,12 +82,10 @@ def subjects_of(path: Path, options: EvaluateOptions, opened: Opened) -> Path | 
 def _subject(model: TrainedModel, options: EvaluateOptions, opened: Opened) -> Subject:
     config = checkpoint.read_config(model.checkpoint)
     split = model.default_split if options.split == "auto" else options.split
-    images = opened.images(config.data, split)
-    fingerprint = checkpoint.read_meta(model.checkpoint)["fingerprint"]
-    if images.fingerprint != fingerprint:
-        raise ConfigError(
-            f"{model.checkpoint}: trained on other data (fingerprint {fingerprint}, now {images.fingerprint})"
-        )
+    try:
+        images = opened.images(config.data, split, checkpoint.read_meta(model.checkpoint)["fingerprint"])
+    except ConfigError as error:
+        raise ConfigError(f"{model.checkpoint}: {error}") from None
     data = _as_asked(config.data, split, options)
     subset = split_subset(images, data, split, model.fold)
     protocol = protocol_of(data, images, subset, split)

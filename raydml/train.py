@@ -21,12 +21,12 @@ from typing import Literal
 from raydml import atomic
 from raydml.baseline import raw_pixel_metrics
 from raydml.capacity import Worker, fitting_trials, require_images_for, surely_without_gpu, worker_of
-from raydml.config import ConfigError, ExperimentConfig, Resources
+from raydml.config import ConfigError, ExperimentConfig, Resources, dump
 from raydml.data.building import Progress
 from raydml.data.opening import open_images
 from raydml.data.subsets import fold_subsets
 from raydml.history import read_history
-from raydml.identity import without_places
+from raydml.identity import PLACES, without_paths
 from raydml.session import capacity_ahead, connected
 from raydml.training import RunSpec, TrainingFailedError, final_metrics, require_trainable
 
@@ -68,7 +68,9 @@ def run_spec(
     if fold is not None and fold >= config.data.num_folds:
         raise ConfigError(f"fold: must be below data.num_folds={config.data.num_folds}, but got {fold}")
     folds = () if split == "trainval" else (fold or 0,)
-    identity = json.dumps({"config": without_places(config), "split": split, "folds": folds}, sort_keys=True)
+    # Two places may hold other images: nobody has looked yet.
+    raw = without_paths(dump(config), PLACES - {"data.root", "data.images"})
+    identity = json.dumps({"config": raw, "split": split, "folds": folds}, sort_keys=True)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return RunSpec(config, Path(storage).expanduser().resolve() / name / "train" / digest, split, folds)
 

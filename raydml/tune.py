@@ -102,7 +102,7 @@ def _search(
     study: Study, directory: Path, marks: Mapping[str, object], console: Console, *, verbose: bool
 ) -> SearchResult:
     # First what may be refused: a folder that bears a study's identity takes no corrected one.
-    images = _trainable_images(study)
+    images = _trainable_images(study, str(marks["data_fingerprint"]))
     clock = Clock(directory / "clock.json")
     warm = warm_start.gather(study, directory, marks)
     atomic.write_text(directory / "study.yaml", yamlfile.dumps(study))
@@ -259,10 +259,11 @@ def _write_experiment(study: Study, directory: Path, experiment: ExperimentConfi
     atomic.write_text(directory / "best.yaml", yamlfile.dumps(found))
 
 
-def _trainable_images(study: Study) -> ImageSet:
+def _trainable_images(study: Study, known: str) -> ImageSet:
     """The images of a study, every network and loss of which can be built. Raises ConfigError."""
-    on_cpu = surely_without_gpu(study.resources, capacity_ahead())
-    return require_trainable(*study.structures(), on_cpu=on_cpu)
+    on_cpu, structures = surely_without_gpu(study.resources, capacity_ahead()), study.structures()
+    # Its images were listed a moment ago.
+    return require_trainable(*structures, on_cpu=on_cpu, known=known_for(structures[0].data, study.base.data, known))
 
 
 def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, float]:

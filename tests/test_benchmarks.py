@@ -109,6 +109,7 @@ def test_folders_of_cub_are_what_its_lists_say(tmp_path: Path) -> None:
     (tmp_path / "image_class_labels.txt").unlink()
     (tmp_path / "images" / "._001.Bird_1").touch()
     (tmp_path / "images" / "001.Bird_1" / "._Bird_1_0000_0.jpg").touch()
+    (tmp_path / "images" / "001.Bird_1" / "Thumbs.db").touch()
     by_folders = listed("cub200", tmp_path)
     assert by_folders.places == by_lists.places
     assert (by_folders.classes, by_folders.num_training) == (by_lists.classes, 8)
@@ -153,6 +154,23 @@ def test_queries_and_gallery_are_those_of_the_list(tmp_path: Path) -> None:
         assert {"t": ANY_ROLE, "q": QUERY, "g": GALLERY}[place.split("_")[-2]] == role
     # Labels begin anew on each side, in the order of the ids.
     assert list(listing.classes) == [f"id_{item:08}" for item in (*range(2, 20, 2), 5, 7, 9, 11, 13, 15)]
+
+
+def test_a_list_without_test_images_is_not_as_published(tmp_path: Path) -> None:
+    drawn = make_inshop(tmp_path)
+    path = tmp_path / "Eval" / "list_eval_partition.txt"
+    header, *lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    train = [line for line in lines if line.split()[-1] == "train"]
+    path.write_text("\n".join([str(len(train)), header, *train]), encoding="utf-8")
+    assert 0 < len(train) < len(drawn)
+    with pytest.raises(ConfigError, match="0 query images instead of 14,218, 0 query classes instead of 3,985"):
+        listed("inshop", tmp_path, counts="published")
+
+
+def test_a_copy_without_any_image_says_so(tmp_path: Path) -> None:
+    (tmp_path / "image_class_labels.txt").touch()
+    with pytest.raises(ConfigError, match=rf"^data\.root: {tmp_path} holds no image; complete the copy, from data\."):
+        listed("cub200", tmp_path)
 
 
 def test_the_test_lists_of_vehicles_are_parts_of_their_union(tmp_path: Path) -> None:

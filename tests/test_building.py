@@ -1,14 +1,10 @@
-"""Photographs become an entry of the cache: once, in blocks, whatever kills the process in between."""
+"""Photographs become an entry of the cache: once, block by block, named by what they are."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +16,13 @@ import pytest
 from raydml.config import ConfigError
 from raydml.data import building, entry
 from raydml.data.addresses import fingerprint_of, signature_of
-from raydml.data.building import JOURNAL
 from raydml.data.cache import ImageSet
 from raydml.data.folder import list_folder
 from raydml.data.listing import Listing
-from raydml.data.opening import known_for, open_images
+from raydml.data.opening import open_images
 from raydml.data.photos import open_photos
 from raydml.splits import Indices
-from tests.photo_cases import SIZE, Counting, KilledError, config_of, make_folder, open_folder, photos
+from tests.photo_cases import SIZE, Counting, config_of, make_folder, open_folder, photos
 
 N = 40
 
@@ -152,56 +147,6 @@ def test_everything_that_is_known_of_images_is_part_of_their_address(root: Path)
     assert signature_of(same, SIZE) != signature_of(listing, SIZE)
 
 
-def test_a_killed_build_goes_on_with_the_missing_blocks(root: Path, cache: Path) -> None:
-    killed, resumed = Counting(stop_after=3), Counting()
-    with pytest.raises(KilledError):
-        open_folder(root, cache, killed)
-    assert [path for path in cache.iterdir() if (path / "meta.json").exists()] == []
-    assert np.array_equal(open_folder(root, cache, resumed).images, photos())
-    assert killed.decoded + resumed.decoded == N
-    assert killed.blocks == 3
-
-
-def build_folder(cache: Path) -> Path:
-    (found,) = [path for path in (cache / "builds").iterdir() if path.is_dir()]
-    return found
-
-
-@pytest.mark.parametrize("torn", [1, 20, 200])
-def test_a_torn_last_line_of_the_journal_is_ignored(torn: int, root: Path, cache: Path) -> None:
-    with pytest.raises(KilledError):
-        open_folder(root, cache, Counting(stop_after=3))
-    journal = build_folder(cache) / JOURNAL
-    os.truncate(journal, journal.stat().st_size - torn)
-    with pytest.raises(KilledError):
-        open_folder(root, cache, Counting(stop_after=1))
-    resumed = Counting()
-    assert np.array_equal(open_folder(root, cache, resumed).images, photos())
-    assert resumed.blocks == 7 - 3, "two were left, and one more was decoded behind the torn line"
-
-
-def test_a_block_that_is_not_what_was_decoded_is_decoded_again(root: Path, cache: Path) -> None:
-    with pytest.raises(KilledError):
-        open_folder(root, cache, Counting(stop_after=3))
-    pixels = build_folder(cache) / "images.arrow"
-    content = bytearray(pixels.read_bytes())
-    at = content.index(photos()[8].tobytes())
-    content[at] ^= 1
-    pixels.write_bytes(content)
-    resumed = Counting()
-    assert np.array_equal(open_folder(root, cache, resumed).images, photos())
-    assert resumed.blocks == 7 - 2
-
-
-def test_pixels_that_were_cut_off_are_decoded_again(root: Path, cache: Path) -> None:
-    with pytest.raises(KilledError):
-        open_folder(root, cache, Counting(stop_after=6))
-    os.truncate(build_folder(cache) / "images.arrow", 12 * SIZE * SIZE * 3)
-    resumed = Counting()
-    assert np.array_equal(open_folder(root, cache, resumed).images, photos())
-    assert resumed.blocks == 7 - 1, "of the second block the header leaves a part behind the cut"
-
-
 def test_the_same_images_listed_twice_are_one_entry(root: Path, cache: Path) -> None:
     """A copy with other times has another signature: decoded, recognised, and not kept twice."""
     first = open_folder(root, cache, Counting())
@@ -284,129 +229,6 @@ def test_progress_is_told_block_by_block(root: Path, cache: Path) -> None:
     open_images(config_of(root, cache), decode=Counting(), progress=lambda done, total: told.append((done, total)))
     # Seven blocks, as even as possible.
     assert told == [(done, N) for done in (0, 6, 12, 18, 24, 30, 35, 40)]
-
-
-def test_a_resumed_build_begins_where_it_was(root: Path, cache: Path) -> None:
-    with pytest.raises(KilledError):
-        open_images(config_of(root, cache), decode=Counting(stop_after=3))
-    told: list[int] = []
-    open_images(config_of(root, cache), decode=Counting(), progress=lambda done, total: told.append(done))
-    assert told == [18, 24, 30, 35, 40]
-
-
-def command(root: Path, cache: Path, notes: Path) -> list[str]:
-    return [sys.executable, "-m", "tests.photo_cases", str(root), str(cache), str(notes), "4"]
-
-
-def test_of_two_processes_one_decodes_and_the_other_waits(root: Path, cache: Path, tmp_path: Path) -> None:
-    both = [
-        subprocess.Popen(command(root, cache, tmp_path / "notes"), stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    printed = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert printed[0] == printed[1]
-    assert len((tmp_path / "notes").read_text(encoding="utf-8")) == N
-
-
-def test_a_kill_at_any_moment_leaves_a_whole_entry_or_none(root: Path, cache: Path, tmp_path: Path) -> None:
-    notes, draws = tmp_path / "notes", random.Random(0)
-    kills = 0
-    for _ in range(6):
-        process = subprocess.Popen(command(root, cache, notes), stdout=subprocess.DEVNULL)
-        before = len(notes.read_text(encoding="utf-8")) if notes.exists() else 0
-        wait_for(lambda before=before: notes.exists() and len(notes.read_text(encoding="utf-8")) > before, process)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=draws.uniform(0, 0.03))
-        process.kill()
-        kills += process.wait() != 0
-        whole = [path for path in cache.iterdir() if (path / "meta.json").exists()]
-        assert all(entry.read(path) is not None and entry.verify(path) == [] for path in whole)
-    assert kills > 0
-    assert subprocess.run(command(root, cache, notes), check=False).returncode == 0
-    # A kill costs the one block that was in flight, of four images.
-    assert N <= len(notes.read_text(encoding="utf-8")) <= N + 4 * kills
-
-
-def wait_for(ready: object, process: subprocess.Popen[bytes]) -> None:
-    """Until something is there, or the process has ended."""
-    assert callable(ready)
-    while not ready() and process.poll() is None:
-        os.sched_yield()
-
-
-def test_an_unfinished_build_of_others_makes_room(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(KilledError):
-        open_folder(root, cache, Counting(stop_after=1))
-    left = build_folder(cache)
-    (root / "class0" / "0.png").touch()
-    with pytest.raises(KilledError):
-        open_folder(root, cache, Counting(stop_after=1))
-    assert left.exists(), "as long as there is room"
-    usage = shutil.disk_usage(cache)
-
-    def free(path: Path) -> object:
-        return usage._replace(free=usage.free if not left.exists() else 100)
-
-    monkeypatch.setattr(shutil, "disk_usage", free)
-    (root / "class0" / "0.png").touch()
-    assert np.array_equal(open_folder(root, cache, Counting()).images, photos())
-    assert not left.exists()
-
-
-def test_open_images_hands_out_no_test_class(root: Path, cache: Path) -> None:
-    opened = open_images(config_of(root, cache))
-    assert np.array_equal(opened.images, photos()[: N // 2])
-    assert opened.labels.max() == 4
-
-
-def streamed(root: Path, **fields: object) -> ImageSet:
-    return open_images(config_of(root, root.parent / "unused", decode="always", **fields), with_test=True)
-
-
-def test_images_that_are_decoded_always_are_never_cached(root: Path) -> None:
-    images = streamed(root)
-    assert images.images.shape == (N, SIZE, SIZE, 3)
-    assert np.array_equal(images.images[np.arange(N)], photos())
-    assert (images.sizes, images.num_training, len(images.labels)) == ((4,) * 10, None, N)
-    assert not (root.parent / "unused").exists()
-    opened = open_images(config_of(root, root.parent / "unused", decode="always"))
-    assert len(opened.images) == len(opened.labels) == N // 2
-    assert np.array_equal(opened.images[np.arange(N // 2)], photos()[: N // 2])
-
-
-def test_streamed_images_are_named_by_places_and_sizes(root: Path) -> None:
-    address = streamed(root).fingerprint
-    copied = shutil.copytree(root, root.parent / "copy")
-    for path in copied.glob("*/*.png"):
-        os.utime(path, (1, 1))
-    assert streamed(copied).fingerprint == address
-    assert streamed(copied, image_size=17).fingerprint != address
-    with (copied / "class0" / "0.png").open("ab") as file:
-        file.write(b"\0")
-    changed = streamed(copied).fingerprint
-    assert changed != address
-    with pytest.raises(ConfigError, match="the images changed since"):
-        open_images(config_of(copied, "unused", decode="always"), known=address)
-
-
-@pytest.mark.parametrize(
-    ("fields", "same"),
-    [
-        ({"batch_size": 40}, True),
-        ({"prefetch_threads": 3}, True),
-        ({"test_fraction": 0.3}, True),
-        ({"cache": "there"}, True),
-        ({"input_size": 17, "image_size": 17}, False),
-        ({"decode": "always"}, False),
-        ({"root": "elsewhere"}, False),
-    ],
-    ids=str,
-)
-def test_what_surely_means_the_same_images(fields: dict[str, object], same: bool) -> None:
-    base = config_of(Path("root"), "here")
-    config = type(base).model_validate(base.model_dump() | fields)
-    assert known_for(config, base, "f") == ("f" if same else None)
-    assert known_for(config, base, None) is None
 
 
 def test_no_more_blocks_are_in_memory_than_threads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

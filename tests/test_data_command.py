@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from raydml import cli
+from raydml.data.argument import located
 from raydml.data.opening import open_images
-from raydml.data.place import located
 from raydml.data.terms import first_terms
 from raydml.space import read
 from tests.command_lines import STUDY, outcomes_of

@@ -6,7 +6,7 @@ import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -139,28 +139,17 @@ def test_print_colours_with_and_without_their_transform() -> None:
     require_halves(bytes(marked), *rgb, atol=6)
 
 
-STORED = {1: "as is", 2: "mirrored", 3: "180", 4: "upside down", 5: "transposed", 6: "90", 7: "transverse", 8: "270"}
-
-
-def stored_as(upright: Array, orientation: int) -> Array:
-    """Pixels of which a viewer makes `upright`, as the EXIF standard says where row 0 and column 0 are."""
-    match orientation:
-        case 1:
-            return upright
-        case 2:
-            return upright[:, ::-1]
-        case 3:
-            return upright[::-1, ::-1]
-        case 4:
-            return upright[::-1]
-        case 5:
-            return upright.swapaxes(0, 1)
-        case 6:
-            return np.rot90(upright)
-        case 7:
-            return upright[::-1, ::-1].swapaxes(0, 1)
-        case _:
-            return np.rot90(upright, -1)
+# Pixels of which a viewer makes `upright`, as the EXIF standard says where row 0 and column 0 are.
+STORED: dict[int, Callable[[Array], Array]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: np.rot90,
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -172,7 +161,7 @@ def test_every_orientation_is_turned_upright(orientation: int, kind: str, scale:
     upright = corners.repeat(scale, 0).repeat(scale, 1)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(stored_as(upright, orientation)))
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
     options = {"quality": 100, "subsampling": 0} if kind == "jpeg" else {"lossless": True} if kind == "webp" else {}
     turned = decode_image(encoded(stored, kind, exif=exif, **options), SIZE).astype(int)
     plain = decode_image(encoded(Image.fromarray(upright), kind, **options), SIZE).astype(int)

@@ -13,6 +13,7 @@ import pytest
 
 from raydml.data import entry
 from raydml.data.cache import Decoded, open_entry, open_or_build
+from raydml.data.journal import FinishedBlock, Journal
 from raydml.data.pixel_file import PixelFile, block_checksums, checksums_of, layout_of, read_checksums
 
 SHAPE = (600, 3, 5, 2)
@@ -108,3 +109,15 @@ def test_an_entry_bears_its_own_name(tmp_path: Path) -> None:
     """What a shared folder has under another name would be other images."""
     folder = made(tmp_path)
     assert open_entry(folder.rename(tmp_path / "beef")) is None
+
+
+def test_a_line_of_the_journal_that_changed_is_ignored(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    for block in range(2):
+        journal.append(FinishedBlock(block, checksums_of(PIXELS[:2]), [b"\x11" * 16, b"\x22" * 16], 7))
+    journal.close()
+    assert Journal(tmp_path / "journal").blocks[1].digests == [b"\x11" * 16, b"\x22" * 16]
+    content = (tmp_path / "journal").read_bytes()
+    last = content.rindex(b"2222")
+    (tmp_path / "journal").write_bytes(content[:last] + b"3" + content[last + 1 :])
+    assert list(Journal(tmp_path / "journal").blocks) == [0]

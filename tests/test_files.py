@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 import time
@@ -57,6 +58,13 @@ def test_every_name_is_found_below_a_uri(root: Path) -> None:
         require_all(Files(f"file://{root}"))
 
 
+def test_a_percent_sign_that_escapes_nothing_is_one(tmp_path: Path) -> None:
+    (tmp_path / "100% off").mkdir()
+    (tmp_path / "100% off" / "a.jpg").touch()
+    for name in ("100% off", "100%25 off", "100%25%20off"):
+        assert list(Files(f"file://{tmp_path}/{name}").listed()) == ["a.jpg"]
+
+
 def test_a_root_and_folders_may_be_links(root: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(root)
@@ -66,6 +74,16 @@ def test_a_root_and_folders_may_be_links(root: Path, tmp_path: Path) -> None:
     require_all(Files(str(link)))
     (root / "broken").symlink_to(tmp_path / "nowhere")
     require_all(Files(str(link)))
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"caf\xe9/a.jpg"])
+def test_a_name_that_is_no_utf8_is_named(tmp_path: Path, name: bytes) -> None:
+    """As old archives have them."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "root") + b"/" + name))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    with pytest.raises(ConfigError, match=r"holds a name that is no UTF-8: .*caf\\xe9"):
+        Files(str(tmp_path / "root")).listed()
 
 
 def test_a_link_that_leads_back_is_named(root: Path) -> None:

@@ -144,7 +144,14 @@ def test_images_that_cannot_be_read_are_copies_of_nothing(root: Path) -> None:
 
 
 def test_classes_of_one_image_and_classes_smaller_than_their_share_of_a_batch(root: Path) -> None:
-    for path in (f"{TRAIN}/0.jpg", f"{OTHER_TRAIN}/0.jpg", f"{OTHER_TRAIN}/1.jpg", f"{OTHER_TRAIN}/2.jpg"):
+    for path in (
+        f"{TRAIN}/0.jpg",
+        f"{OTHER_TRAIN}/0.jpg",
+        f"{OTHER_TRAIN}/1.jpg",
+        f"{OTHER_TRAIN}/2.jpg",
+        "class02/0.jpg",
+        "class02/1.jpg",
+    ):
         (root / path).unlink()
     for number in range(1, PER_CLASS):
         (root / TEST / f"{number}.jpg").unlink()
@@ -152,7 +159,7 @@ def test_classes_of_one_image_and_classes_smaller_than_their_share_of_a_batch(ro
     single = found(checked, "single")
     assert (single.level, single.examples) == ("warning", (OTHER_TRAIN, TEST))
     few = found(checked, "few-images")
-    assert (few.level, few.examples) == ("info", (f"{TRAIN}: 3", f"{OTHER_TRAIN}: 1"))
+    assert (few.level, few.examples) == ("info", (f"{TRAIN}: 3", "class02: 2", f"{OTHER_TRAIN}: 1"))
     assert "data.samples_per_class=4" in few.text
     assert names(check(config_of(root, samples_per_class=2))) == ["single", "few-images"]
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from raydml import identity
-from raydml.config import ConfigError
+from raydml.config import ConfigError, parse
 from raydml.config.grammar import validate
 from raydml.space import Study
+from raydml.train import run_spec
 
 RAW: dict[str, Any] = {
     "name": "s",
@@ -98,6 +99,18 @@ def test_the_place_of_the_images_is_no_part_of_it() -> None:
 
     assert hash_of_table(root="s3://there/other.csv", images="/elsewhere") == hash_of_table()
     assert hash_of_table("g") != hash_of_table()
+
+
+def test_the_folder_of_a_training_follows_the_place_of_its_images() -> None:
+    """Nobody has looked at them when the folder is chosen; how they are read is left out all the same."""
+
+    def folder(**fields: object) -> Path:
+        data = {"kind": "folder", "root": "/here", "cache": "/a"} | fields
+        return run_spec(parse({"data": data}), storage="/runs", name="x", split="train", fold=0).directory
+
+    assert folder(cache="/b", prefetch_threads=4) == folder()
+    assert folder(root="/there") != folder()
+    assert folder(image_size=300) != folder()
 
 
 def test_the_fingerprint_of_the_images_is_found_again(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_subsets_do_not_depend_on_what_else_is_open(tiny: ExperimentConfig, imag
         assert all(np.array_equal(*sides) for sides in zip(vars(found).values(), vars(expected).values(), strict=True))
 
 
+def test_other_rendered_images_than_the_known_ones_are_refused(tiny: ExperimentConfig) -> None:
+    """A node with other fonts would train on other pixels."""
+    known = opening.fingerprint(tiny.data)
+    assert opening.open_images(tiny.data, known=known).fingerprint == known
+    with pytest.raises(ConfigError, match=rf"^data: the images changed .* were another and are {known} now"):
+        opening.open_images(tiny.data, known="another")
+
+
 def test_a_class_on_both_sides_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two folders of the same name in two sources would train on what they test."""
 

@@ -164,13 +164,20 @@ def test_the_disk_of_the_node_is_looked_at_first(
     assert not list(nodes[1].cache.glob(".*.copy"))
 
 
-@pytest.mark.parametrize("uri", ["nonsense://bucket/folder", "s3://", "file://relative"])
+@pytest.mark.parametrize("uri", ["nonsense://bucket/folder", "s3://", "file://relative", "fsspec[+]nonsense://bucket"])
 def test_a_place_that_does_not_answer_is_named(
     uri: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     with pytest.raises(ConfigError, match=rf"^data\.cache: {uri}.* does not answer"):
-        open_images(config_of(root, uri), decode=Counting())
+        open_images(config_of(root, uri.replace("[+]", "+")), decode=Counting())
+
+
+def test_a_name_that_a_uri_must_escape_is_found(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (tmp_path / "my cache #1").mkdir()
+    images = open_images(config_of(root, f"file://{tmp_path}/my cache #1"), with_test=True)
+    assert (tmp_path / "my cache #1" / images.fingerprint / "meta.json").is_file()
 
 
 def test_where_a_node_keeps_its_images(root: Path, tmp_path: Path) -> None:

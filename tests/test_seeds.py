@@ -53,4 +53,5 @@ def test_purposes_keep_their_numbers() -> None:
         "CLUSTERS": 6,
         "CONFIRM": 7,
         "FINAL": 8,
+        "GALLERY": 9,
     }

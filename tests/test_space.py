@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from raydml import yamlfile
-from raydml.config import ConfigError, ExperimentConfig, LossConfig, Model
+from raydml.config import ConfigError, CsvConfig, ExperimentConfig, LossConfig, Model
 from raydml.config.grammar import literal_values, validate
 from raydml.space import Study, metric_names, read
 
@@ -213,6 +213,17 @@ def test_a_shipped_study_is_valid_and_its_start_points_lie_in_range(path: Path) 
     for point in study.start_points():
         assert all(study.distributions()[name].contains(value) for name, value in point.items())
         assert isinstance(study.experiment(point), ExperimentConfig)
+
+
+def test_places_are_absolute_because_workers_run_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: {data: {kind: csv, root: a.csv, images: ~/b, cache: s3://bucket/c}}\nprotocol: quick\n")
+    data = read(path, ["data.root=sub/a.csv"]).base.data
+    assert isinstance(data, CsvConfig)
+    assert (data.root, data.images, data.cache) == (f"{tmp_path}/sub/a.csv", str(Path.home() / "b"), "s3://bucket/c")
+    # A name of nobody is a name of a folder.
+    assert read(path, ["data.root=~nobody-here/a.csv"]).base.data.root == f"{tmp_path}/~nobody-here/a.csv"  # type: ignore[union-attr]
 
 
 def test_every_network_and_loss_that_a_space_can_build_is_known_before_a_search() -> None:

@@ -10,6 +10,7 @@ from raydml import tune
 from raydml.capacity import this_machine
 from raydml.config import ExperimentConfig, dump
 from raydml.config.grammar import validate
+from raydml.data.opening import fingerprint
 from raydml.model_training import data_shape
 from raydml.objective import DataShape, Objective, build_objective
 from raydml.session import capacity_ahead
@@ -50,7 +51,7 @@ def test_every_network_of_a_search_is_built_once(
     monkeypatch.setattr("raydml.training.build_objective", building)
     monkeypatch.setattr("raydml.training.data_shape", looking)
     study = study_of(tiny, space)
-    assert tune._baseline(study, tmp_path, tune._trainable_images(study))["map@r"] > 0.0
+    assert tune._baseline(study, tmp_path, tune._trainable_images(study, fingerprint(tiny.data)))["map@r"] > 0.0
     assert built == networks
     assert len(shapes) == 1
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from raydml.config.places import Place
 from raydml.config.sampling import AugmentConfig, FreeSplit, Sampling
 
 
@@ -22,14 +23,15 @@ class PhotoAugmentConfig(AugmentConfig):
 class Photos(Sampling):
     """What all photographs have in common: where they lie, and at which sizes they are kept and seen."""
 
-    root: str = Field(min_length=1)
-    """Where the data lie: a path, or a URI that pyarrow opens, such as `s3://bucket/folder`."""
+    root: Place = Field(min_length=1)
+    """Where the data lie: a path, or a URI that pyarrow opens, such as `s3://bucket/folder`, without credentials."""
 
     image_size: int = Field(default=256, ge=16, le=1024)
     """Height and width in pixels of the cached images: short side resized to it, centre cropped, RGB."""
 
     input_size: int = Field(default=224, ge=16, le=1024)
-    """Height and width in pixels of what the network sees: a crop of the cached image."""
+    """Height and width in pixels of what the network sees: a crop of the cached image. Crops are bilinear without
+    antialiasing: keep `image_size` below twice this."""
 
     decode: Literal["once", "always"] = "once"
     """`once` keeps decoded images in the cache; `always` decodes for every batch, for data larger than the disk."""
@@ -53,7 +55,7 @@ class FolderConfig(Photos, FreeSplit):
 class Table(Photos, FreeSplit):
     """Your own images, listed in a table: `label`, and where there are such columns `split` and `role`."""
 
-    images: str | None = None
+    images: Place | None = None
     """Folder or URI that paths of the table are relative to; that of the table where None."""
 
 

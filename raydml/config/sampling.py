@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from raydml.config.base import Model
+from raydml.config.places import Place
 
 
 class AugmentConfig(Model):
@@ -47,7 +48,7 @@ class Sampling(Model):
     augment: AugmentConfig = AugmentConfig()
     """Random changes of training images."""
 
-    cache: str | None = None
+    cache: Place | None = None
     """Where decoded images are kept: a folder on every node, or a URI from which each node copies them once. The user's
     cache folder where None. Not part of a study's identity."""
 

@@ -12,12 +12,16 @@ from raydml.data.decoding import decoder
 from raydml.data.listing import Listing
 
 # Raise it when builds or listings are kept in another way.
-_FORMAT = "sources-1"
+_FORMAT = "sources-2"
 
 
 def signature_of(listing: Listing, image_size: int) -> str:
-    """Names what was listed, with the times of the files: another one wherever an image may be another one."""
-    return _digest(listing, image_size, [_FORMAT.encode(), listing.version.encode()])
+    """Names what was listed, with the times of the files: another one wherever an image may be another one.
+
+    So does where they lie: two unpacked archives may agree in every name, size and time, and in no image.
+    """
+    where = listing.encoded.named(listing.places[0]) if listing.places else ""
+    return _digest(listing, image_size, [_FORMAT.encode(), listing.version.encode(), where.encode()])
 
 
 def fingerprint_of(listing: Listing, image_size: int, digests: Sequence[bytes]) -> str:

@@ -219,5 +219,6 @@ def _make_room(what: Build) -> None:
         if other.is_dir() and other != what.folder:
             with contextlib.suppress(Timeout), FileLock(lock_of(other), timeout=0):
                 _log.info("removing an unfinished build to make room: %s", other)
-                shutil.rmtree(other)
+                # It may have become an entry a moment ago.
+                shutil.rmtree(other, ignore_errors=True)
     require_room(what.cache, needed)

@@ -74,8 +74,8 @@ def _listing(copy: Copy, labels: Sequence[tuple[str, int]], names: Sequence[str]
 
 
 def _name(names: Sequence[str], class_id: int) -> str:
-    """A class beyond the names is refused with the classes that there are."""
-    return names[class_id - 1] if 1 <= class_id <= len(names) else f"class {class_id}"
+    """A class that has none is refused later, with the classes that there are."""
+    return names[class_id - 1] if class_id <= len(names) else f"class {class_id}"
 
 
 def _annotated(copy: Copy, path: str, name_field: str) -> list[tuple[str, int]]:

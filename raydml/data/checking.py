@@ -16,10 +16,8 @@ import numpy as np
 from raydml.config import (
     ConfigError,
     DataConfig,
-    DigitsConfig,
     FolderConfig,
     FreeSplit,
-    GlyphsConfig,
     Published,
     SopConfig,
 )
@@ -105,11 +103,6 @@ def check(config: PhotosConfig, *, decode: bool = True, progress: Progress | Non
     if not overview.cached:
         found += findings.disk(overview.cache_bytes, overview.free_bytes)
     return Checked(config, overview, tuple(sorted(found, key=lambda finding: LEVELS.index(finding.level))))
-
-
-def nothing_to_check(config: DataConfig) -> bool:
-    """Whether the images are made on first use, or come with a package."""
-    return isinstance(config, GlyphsConfig | DigitsConfig)
 
 
 def _listed(config: PhotosConfig, found: list[Finding]) -> Listing | None:

@@ -135,7 +135,7 @@ def listing_of_copy(
     about = _about_missing(copy, missing, len(rows), lists) if missing else ""
     rows = [row for row in rows if copy.has(row.place)]
     if not rows:
-        raise ConfigError(about)
+        raise ConfigError(about or f"data.root: {copy.files.named()} holds no image; {_had_from(copy.config)}")
     sides = {trains: {row.class_id for row in rows if row.trains == trains} for trains in (True, False)}
     _require_classes(copy, sides, names)
     order = [*sorted(sides[True]), *sorted(sides[False])]
@@ -169,8 +169,12 @@ def _require_each_once(copy: Copy, rows: Collection[Row]) -> None:
 def _about_missing(copy: Copy, missing: Sequence[str], num_rows: int, lists: Sequence[str]) -> str:
     return (
         f"data.root: {len(missing):,} of {num_rows:,} images that {' and '.join(lists)} name are missing, the "
-        f"first is {copy.files.named(missing[0])}; complete the copy, from {BENCHMARKS[copy.config.kind].source}"
+        f"first is {copy.files.named(missing[0])}; {_had_from(copy.config)}"
     )
+
+
+def _had_from(config: BenchmarkConfig) -> str:
+    return f"complete the copy, from {BENCHMARKS[config.kind].source}"
 
 
 def _require_classes(copy: Copy, sides: Mapping[bool, set[int]], names: Mapping[int, str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,3 +53,12 @@ def writable(folder: Path, num_bytes: int) -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise ConfigError(no_room(folder, num_bytes, shutil.disk_usage(folder).free)) from None
+
+
+def reserve(file: int, num_bytes: int) -> None:
+    """Takes the place of an open file on the disk, zeros where it holds nothing. Raises OSError where there is none."""
+    if sys.platform == "linux":
+        os.posix_fallocate(file, 0, num_bytes)
+    else:
+        # Others have no such call: there a disk that fills up meanwhile is told by the write that finds no place.
+        os.ftruncate(file, max(num_bytes, os.fstat(file).st_size))

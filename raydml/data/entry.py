@@ -134,7 +134,8 @@ def read(entry: Path) -> Contents | None:
         with (entry / PIXELS).open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         images = np.frombuffer(mapped, np.uint8, math.prod(shape), meta["start"]).reshape(shape)
-        return Contents(meta, pq.read_table(pa.BufferReader(index)), images)
+        # In this thread: a process that ends soon after pyarrow's threads have read a buffer is aborted now and then.
+        return Contents(meta, pq.ParquetFile(pa.BufferReader(index)).read(use_threads=False), images)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException):
         return None
 

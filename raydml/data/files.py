@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from raydml.config import ConfigError
+from raydml.config.places import absolute
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class Files:
 
     def __reduce__(self) -> tuple[partial[Files], tuple[str, str]]:
         # Other processes may run elsewhere: a relative path is theirs only when it is absolute.
-        root = self.root if "://" in self.root else str(Path(self.root).expanduser().absolute())
+        root = absolute(self.root)
         return partial(type(self), field=self.field), (root, self.folder)
 
     @property
@@ -78,14 +79,14 @@ class Files:
     @cached_property
     def _opened(self) -> tuple[fs.FileSystem, str]:
         if "://" not in self.root:
-            path = str(Path(self.root).expanduser().absolute() / self.folder)
+            path = str(Path(absolute(self.root)) / self.folder)
             return fs.LocalFileSystem(), path.rstrip("/")
-        filesystem, path = self._asked(lambda: _open_store(Root.of(self.root)))
+        filesystem, path = self._asked(lambda: open_store(Root.of(self.root)))
         return filesystem, "/".join(filter(None, (path.rstrip("/"), self.folder)))
 
     def folder_and_name(self) -> tuple[Files, str]:
         """The folder that holds the root, and the name of the root there."""
-        root = Root.of(self.root if "://" in self.root else str(Path(self.root).expanduser().absolute()))
+        root = Root.of(absolute(self.root))
         folder, _, name = root.path.rstrip("/").rpartition("/")
         whole = str(root._replace(path=folder)) or "/"
         return Files(whole, field=self.field), unquote(name) if root.store else name
@@ -106,9 +107,11 @@ class Files:
         filesystem, root = self._opened
         infos = self._asked(lambda: filesystem.get_file_info(fs.FileSelector(self._full(""), recursive=True)))
         if self.is_local:
-            self._require_no_circle(info.path for info in infos if info.type == fs.FileType.Directory)
+            self._require_no_circle(
+                self._asked(lambda: [info.path for info in infos if info.type == fs.FileType.Directory])
+            )
         skip = len(root) + 1
-        files = {i.path[skip:]: _stamp(i) for i in infos if i.type == fs.FileType.File}
+        files = self._asked(lambda: {i.path[skip:]: _stamp(i) for i in infos if i.type == fs.FileType.File})
         return {path: files[path] for path in sorted(files) if not path.startswith(".") and "/." not in path}
 
     def _require_no_circle(self, folders: Iterable[str]) -> None:
@@ -177,9 +180,9 @@ class Files:
         """The path or URI of a file, for a message: without options and secrets."""
         root = Root.of(self.root)
         store = re.sub(r"//[^@]*@", "//", root.store)
-        whole = f"{store}{root.path}"
         below = "/".join(filter(None, (self.folder, path)))
-        return f"{whole.rstrip('/')}/{below}" if below else whole
+        # Slashes of the scheme stay: file:///a.
+        return f"{store}{root.path.rstrip('/')}/{below}" if below else f"{store}{root.path}"
 
     def _absent(self, kind: str, path: str = "") -> ConfigError:
         filesystem, root = self._opened
@@ -193,6 +196,10 @@ class Files:
     def _asked(self, question: Callable[[], T]) -> T:
         try:
             return question()
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"{self.field}: {self.named()} holds a name that is no UTF-8: {error.object!r}; rename it"
+            ) from None
         except (OSError, ValueError, ImportError) as error:
             if isinstance(error, ConfigError):
                 raise
@@ -203,8 +210,8 @@ def _stamp(info: fs.FileInfo) -> Stamp:
     return Stamp(info.size, info.mtime_ns or 0)
 
 
-def _open_store(root: Root) -> tuple[fs.FileSystem, str]:
-    """The store of a URI and the path within, with bounded patience."""
+def open_store(root: Root) -> tuple[fs.FileSystem, str]:
+    """The store of a URI and the path within, with bounded patience. Raises OSError, ValueError, ImportError."""
     # Escapes that are there stay; what is no URI without them gets them. A # would cut off the rest.
     path = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", root.path)
     root = root._replace(path=quote(path, safe="/%:@!$&'()*+,;=~"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raydml.config import DataConfig, DigitsConfig, FreeSplit, GlyphsConfig
+from raydml.config.places import absolute
 from raydml.data.building import Decode, Progress, decode_in_threads
 from raydml.data.cache import Decoded, ImageSet, default_cache, open_or_build
 from raydml.data.catalog import list_photos
@@ -67,9 +68,9 @@ def open_images(
 
 def cache_folder(config: DataConfig) -> Path:
     """Where this node keeps decoded images: entries are `<folder>/<fingerprint>`."""
-    if config.cache is None or is_remote(config.cache):
+    if not config.cache or is_remote(config.cache):
         return default_cache()
-    return Path(config.cache).expanduser().absolute()
+    return Path(absolute(config.cache))
 
 
 def known_for(data: DataConfig, base: DataConfig, fingerprint: str | None) -> str | None:

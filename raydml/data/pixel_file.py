@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raydml.data.decoding import Pixels
+from raydml.data.disk import reserve
 from raydml.splits import Indices
 
 Checksums = npt.NDArray[np.uint32]
@@ -92,7 +93,7 @@ class PixelFile:
         try:
             if os.fstat(self._file).st_size > self._layout.num_bytes:
                 os.ftruncate(self._file, 0)
-            os.posix_fallocate(self._file, 0, self._layout.num_bytes)
+            reserve(self._file, self._layout.num_bytes)
             for offset, content in self._layout.frame:
                 write_all(self._file, memoryview(content), offset)
         except BaseException:

@@ -196,7 +196,8 @@ def require_published(kind: str, root: str, listing: Listing, *, halves: bool = 
     benchmark = BENCHMARKS[kind]
     found = {"": Count(len(listing.places), len(listing.classes)), **counted(listing)}
     expected = {"": benchmark.whole, **(_HALVES if halves else benchmark.parts)}
-    wrong = [line for part, count in expected.items() for line in _differences(part, found[part], count)]
+    nothing = Count(0, 0)
+    wrong = [line for part, count in expected.items() for line in _differences(part, found.get(part, nothing), count)]
     if wrong:
         raise ConfigError(
             f"data.root: {root} is not {benchmark.name} as published: it has {', '.join(wrong)}"

@@ -24,7 +24,8 @@ from raydml.config import ConfigError
 from raydml.data import entry as entries
 from raydml.data.addresses import pointer_path, read_pointer
 from raydml.data.cache import lock_of
-from raydml.data.disk import require_room, writable
+from raydml.data.disk import require_room, reserve, writable
+from raydml.data.files import Root, open_store
 from raydml.data.pixel_file import write_all
 
 _log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class RemoteCache:
 
     @cached_property
     def _opened(self) -> tuple[fs.FileSystem, str]:
-        filesystem, root = self._asked(lambda: fs.FileSystem.from_uri(self._uri))
+        filesystem, root = self._asked(lambda: open_store(Root.of(self._uri)))
         return filesystem, root.rstrip("/")
 
     def pointed(self, signature: str) -> str | None:
@@ -102,7 +103,7 @@ class RemoteCache:
         filesystem, root = self._opened
         file = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            os.posix_fallocate(file, 0, num_bytes)
+            reserve(file, num_bytes)
             with self._asked(lambda: filesystem.open_input_file(f"{root}/{path}")) as source:
 
                 def copy(offset: int) -> None:
@@ -168,7 +169,7 @@ class RemoteCache:
     def _asked(self, question: Callable[[], T]) -> T:
         try:
             return question()
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, ImportError, pa.ArrowException) as error:
             raise ConfigError(f"data.cache: {self._uri} does not answer: {' '.join(str(error).split())}") from None
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from raydml.config import ConfigError, CsvConfig, ParquetConfig
+from raydml.config.places import refused_credentials
 from raydml.data.arrow_images import ARROW, IMAGE, PARQUET, ArrowRows, ImageRows, ParquetRows, is_images, open_rows
 from raydml.data.files import Files, Stamp
 from raydml.data.listing import Listing, MissingImagesError, version_of
@@ -86,6 +87,7 @@ def _images(images: str | None, folder: Files) -> Files:
 
 def _listing_of_paths(table: Table, base: Files, tables: dict[str, Stamp]) -> Listing:
     """The listing of a table that names files."""
+    _require_no_credentials(table)
     places = Places(base)
     stamps = places.stamps(row.place for row in table.rows if row.place)
     # Labels stand in the tables: another table is another version.
@@ -104,6 +106,13 @@ def _listing_of_paths(table: Table, base: Files, tables: dict[str, Stamp]) -> Li
             raise ConfigError(about) from None
         raise MissingImagesError(about, [row.place for row in missing], others)
     return listing_of_table(places, table, version=version)
+
+
+def _require_no_credentials(table: Table) -> None:
+    for row in table.rows:
+        # They would be copied into the index of the cache, and into results.
+        if "://" in row.place and (refused := refused_credentials(row.place)) is not None:
+            raise ConfigError(f"data.root: path in {table.where(row)} {refused}")
 
 
 def list_parquet(config: ParquetConfig) -> Listing:

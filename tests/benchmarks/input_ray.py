@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from torch.utils.data import Subset
 
 from raydml.config import FolderConfig
 from raydml.data.building import decode_block
+from raydml.data.decoding import Pixels
 from raydml.data.folder import list_folder
 from raydml.data.host_crops import centre_rows
 from raydml.data.listing import Listing
@@ -37,14 +38,16 @@ def decoded(columns: Columns, listing: Listing) -> Columns:
     return {"image": centres(decode_block(listing, CACHED, places).pixels)}
 
 
-class Cached:
-    """A map over the cache of the node it runs on."""
+@cache
+def opened(config: FolderConfig) -> Pixels:
+    """The cache of the node, once in a process: an actor's CPU time would be gone with it when it is counted."""
+    return open_images(config, with_test=True).images
 
-    def __init__(self, config: FolderConfig) -> None:
-        self.images = open_images(config, with_test=True).images
 
-    def __call__(self, columns: Columns) -> Columns:
-        return {"image": centre_rows(self.images, columns["id"] % len(self.images), SIZE)}
+def cached_rows(columns: Columns, config: FolderConfig) -> Columns:
+    """A map over the cache."""
+    images = opened(config)
+    return {"image": centre_rows(images, columns["id"] % len(images), SIZE)}
 
 
 def resized(columns: Columns) -> Columns:
@@ -63,13 +66,12 @@ def consumed(dataset: Any, count: int) -> None:  # noqa: ANN401
     assert seen == count
 
 
-def ways(root: Path, cache: Path) -> dict[str, Callable[[int], None]]:
+def ways(root: Path, cache_folder: Path) -> dict[str, Callable[[int], None]]:
     """Passes over so many images."""
     import ray.data
-    from ray.data import ActorPoolStrategy
 
     cores = os.cpu_count() or 1
-    config, paths = config_of(root, cache), sorted(map(str, root.rglob("*.jpg")))
+    config, paths = config_of(root, cache_folder), sorted(map(str, root.rglob("*.jpg")))
     listing = list_folder(config)
     open_images(config)
 
@@ -83,9 +85,7 @@ def ways(root: Path, cache: Path) -> dict[str, Callable[[int], None]]:
 
     def cached(count: int) -> None:
         rows = ray.data.range(count, override_num_blocks=4 * cores)
-        pool = ActorPoolStrategy(size=cores)
-        mapped = rows.map_batches(Cached, fn_constructor_args=(config,), batch_size=BATCH, compute=pool)
-        consumed(mapped, count)
+        consumed(rows.map_batches(partial(cached_rows, config=config), batch_size=BATCH), count)
 
     def read_images(count: int) -> None:
         files = [paths[n % len(paths)] for n in range(count)]
@@ -104,11 +104,11 @@ def marginal_ms(run: Callable[[int], None]) -> float:
     return 1e3 * (seconds[1] - seconds[0]) / (_SIZES[1] - _SIZES[0])
 
 
-def passes(root: Path, cache: Path, rounds: int) -> Iterator[tuple[str, str, str, str, str]]:
+def passes(root: Path, cache_folder: Path, rounds: int) -> Iterator[tuple[str, str, str, str, str]]:
     """R1, row by row."""
     import_ray()
     with connected(verbose=False):
-        runs = ways(root, cache)
+        runs = ways(root, cache_folder)
         for run in runs.values():
             run(_SIZES[0])
         times = [{name: marginal_ms(run) for name, run in runs.items()} for _ in range(rounds)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raydml.session import connected
+from tests.integration.buckets import CREDENTIALS
 from tests.integration.studies import run, write_study
 
 
@@ -35,8 +36,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> FinishedS
 @pytest.fixture(scope="package")
 def ray_here() -> Iterator[None]:
     """One Ray for every test of this folder that needs no process of its own; the unit tests find none running."""
-    with connected():
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        # Workers take over the environment that Ray starts in: its bucket is that of the tests.
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        with connected():
+            yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

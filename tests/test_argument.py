@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydml.config import ConfigError, CsvConfig, Cub200Config, FolderConfig, GlyphsConfig, ParquetConfig
-from raydml.data.place import located
+from raydml.data.argument import located
 from raydml.data.published import BENCHMARKS
 from raydml.space import read
 from tests.command_lines import STUDY
@@ -37,7 +37,10 @@ def test_a_folder_of_folders_is_a_persons_own_images(root: Path, monkeypatch: py
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("a.csv", CsvConfig), ("a.CSV", CsvConfig), ("a.parquet", ParquetConfig), ("a.arrow", ParquetConfig)],
+    [
+        *(("a.csv", CsvConfig), ("a.CSV", CsvConfig)),
+        *((f"a.{ending}", ParquetConfig) for ending in ("parquet", "pq", "arrow", "feather", "ipc")),
+    ],
 )
 def test_a_table_is_known_by_its_name(tmp_path: Path, name: str, config: type) -> None:
     (tmp_path / name).touch()
@@ -47,6 +50,7 @@ def test_a_table_is_known_by_its_name(tmp_path: Path, name: str, config: type) -
 def test_a_folder_of_tables_is_a_table(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").touch()
     (tmp_path / "b.parquet").touch()
+    (tmp_path / "dataset_info.json").touch()
     assert isinstance(located(str(tmp_path), []).config, ParquetConfig)
     (tmp_path / "c.jpg").touch()
     assert isinstance(located(str(tmp_path), []).config, FolderConfig)

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from raydml.config import ConfigError, DataConfig, ExperimentConfig, dump
 from raydml.config.grammar import defaults_of, section_of_kind, set_at, validate
+from raydml.config.places import absolute, refused_credentials
+from raydml.data.arrow_images import ARROW, PARQUET
 from raydml.data.files import Files
 from raydml.overrides import parse_assignment
 from raydml.space import Study, read_with_notes
 
 _STUDIES = (".yaml", ".yml")
-_TABLES = {".csv": "csv", ".parquet": "parquet", ".arrow": "parquet", ".feather": "parquet"}
+_TABLES = {".csv": "csv"} | dict.fromkeys(sorted(PARQUET | ARROW), "parquet")
 _ARCHIVES = (".tgz", ".tar.gz", ".tar", ".zip", ".tar.bz2", ".7z", ".rar")
 
 
@@ -33,8 +35,11 @@ class Located(NamedTuple):
 def located(what: str, overrides: Sequence[str]) -> Located:
     """The data of a study file, or at a path or URI. Overrides may leave `data.` out.
 
-    Raises ConfigError where there is no such place, where it is an archive, or where it has no known kind.
+    Raises ConfigError where there is no such place, where it is an archive or has no known kind, and for a URI with
+    credentials.
     """
+    if (refused := refused_credentials(what)) is not None:
+        raise ConfigError(f"data.root: {refused}")
     if what.lower().endswith(_STUDIES):
         words = [_of_data(text) for text in overrides]
         study, notes = read_with_notes(Path(what), words)
@@ -54,11 +59,10 @@ def _located_at(place: str, assignments: Sequence[tuple[str, object]]) -> Locate
         raise ConfigError(f"command line: {other[0]}: {place} is a place, not a study: only data.* can be set")
     kind = given.get("data.kind") or _kind_at(place)
     # Absolute: another command may run elsewhere.
-    root = place if "://" in place else str(Path(place).expanduser().absolute())
+    root = absolute(place)
     raw: dict[str, object] = {"data": {"kind": kind, "root": root}}
     for path, value in given.items():
-        if path != "data.kind":
-            raw = set_at(raw, path, value)
+        raw = set_at(raw, path, value)
     config = validate(ExperimentConfig, raw, source="command line").data
     return Located(config, [], None, _words(config))
 
@@ -84,7 +88,7 @@ def _leaves(name: str, value: object) -> Iterable[tuple[str, object]]:
 def _kind_at(place: str) -> str:
     """Raises ConfigError naming what could be there."""
     local = "://" not in place
-    if local and not Path(place).expanduser().exists():
+    if local and not Path(absolute(place)).exists():
         raise ConfigError(f"{place}: no such file or folder")
     files = Files(place)
     found = files.kind()
@@ -98,19 +102,21 @@ def _kind_at(place: str) -> str:
     if kind := _TABLES.get(PurePosixPath(lower).suffix):
         return kind
     raise ConfigError(
-        f"{place}: a file of a kind that is not known; known: a study (.yaml), a table (.csv, .parquet, .arrow, "
-        ".feather), or a folder of images"
+        f"{place}: a file of a kind that is not known; known: a study (.yaml), a table ({', '.join(_TABLES)}), or a "
+        "folder of images"
     )
 
 
 def _kind_of_folder(files: Files) -> str:
+    from raydml.data.folder import is_image
     from raydml.data.published import recognised
 
     paths = list(files.listed())
     if kind := recognised(paths):
         return _known_kind(files.root, kind)
-    suffixes = {PurePosixPath(path.lower()).suffix for path in paths}
-    return "parquet" if suffixes and suffixes <= {s for s, kind in _TABLES.items() if kind == "parquet"} else "folder"
+    # Tables have other files beside them: Hugging Face writes JSON there.
+    holds_tables = any(PurePosixPath(path.lower()).suffix in PARQUET | ARROW for path in paths)
+    return "parquet" if holds_tables and not any(map(is_image, paths)) else "folder"
 
 
 def _known_kind(place: str, kind: str) -> str:
@@ -129,7 +135,7 @@ def _about_archive(place: str, *, local: bool) -> str:
     unpack = "unpack it and give the folder it makes"
     if not local:
         return f"{place}: is an archive, not data: {unpack}"
-    digest = _md5(Path(place).expanduser())
+    digest = _md5(Path(absolute(place)))
     if (known := archive_of(digest)) is None:
         return f"{place}: is an archive (md5 {digest}, none of the official ones), not data: {unpack}"
     kind, name = known
