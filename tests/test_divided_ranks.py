@@ -19,7 +19,8 @@ from tests.ranks import in_groups
 
 Found = dict[str, Any]
 
-pytestmark = pytest.mark.timeout(300)
+# On one worker: what its tests share takes a minute to make.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("divided ranks")]
 """Nothing here may hang: a rank that waits for another one gives up after a minute."""
 
 

@@ -24,7 +24,8 @@ from tests.image_trees import INSHOP_TEST, VEHICLE_LISTS, VEHICLE_TEST, make_ins
 from tests.integration.studies import run_here
 from tests.retrieval_oracles import Row, by_draws, by_roles, mean_of
 
-pytestmark = pytest.mark.usefixtures("ray_here")
+# On one worker: what its tests share takes a minute to make.
+pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.xdist_group("protocols")]
 RANKS = (1, 2, 4, 8)
 
 

@@ -59,6 +59,7 @@ def test_defects_a_and_b_busy_driver_and_pruned_trials_neither_hang_nor_leak(
     assert free["CPU"] == pytest.approx(2)
 
 
+@pytest.mark.endurance  # two minutes, and tests/integration/test_resume.py kills searches too
 def test_defect_c_a_killed_search_keeps_the_history_of_the_trial_in_flight(tmp_path: Path, cache: Path) -> None:
     path = write_study(tmp_path, cache)
     folder = tmp_path / "runs" / "small"

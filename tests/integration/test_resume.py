@@ -75,7 +75,8 @@ def test_a_killed_driver_leaves_the_outcome_of_an_undisturbed_search(
     wait_for(lambda: moment(folder))
     driver.kill()
     driver.wait()
-    assert any(trial.state.name == "RUNNING" for trial in trials_of(folder))
+    # Between two trials none is running.
+    assert sum(trial.state.is_finished() for trial in trials_of(folder)) < 6, "it was killed before its end"
     again = run("tune", path, "search.max_concurrent=1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "goes on" in again.stdout
