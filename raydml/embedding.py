@@ -21,7 +21,7 @@ from raydml.data.pixels import PixelSource
 from raydml.data.subsets import Split, split_subset
 from raydml.embedding_files import Rows, as_column, as_matrix
 from raydml.epoch import embed
-from raydml.session import connected, import_ray
+from raydml.session import connected, import_ray, reason_of
 from raydml.splits import Indices
 
 # Blocks per actor: the last one of an uneven cut must not keep all others waiting.
@@ -96,7 +96,7 @@ def embed_subset(
         try:
             return _scattered(tables, num_images)
         except (RayError, SystemException) as error:
-            raise EmbeddingFailedError(_reason(error)) from error
+            raise EmbeddingFailedError(reason_of(error)) from error
 
 
 def _scattered(tables: Any, num_images: int) -> Rows:  # noqa: ANN401
@@ -110,9 +110,3 @@ def _scattered(tables: Any, num_images: int) -> Rows:  # noqa: ANN401
     assert rows is not None
     assert seen.all(), "every image is embedded"
     return rows
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of the innermost error: Ray wraps the worker's own in several pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,7 @@ from raydml.data.cache import ImageSet
 from raydml.data.decoding import decoder
 from raydml.data.listing import Encoded, Listing
 from raydml.data.opening import cache_folder, open_images
-from raydml.session import connected, import_ray
+from raydml.session import connected, import_ray, reason_of
 from raydml.splits import Indices
 
 # Decoded blocks in Ray's object store for each CPU: one being made, one waiting to be written, one to spare.
@@ -134,7 +133,7 @@ def decode_on_cluster(
         for table in decoded.iter_batches(batch_format="pyarrow", batch_size=None):
             yield from _answered(table, blocks, image_size)
     except (RayError, SystemException) as error:
-        raise PreparationFailedError(_reason(error)) from error
+        raise PreparationFailedError(reason_of(error)) from error
 
 
 def _asked(listing: Listing, number: int, positions: Indices) -> pa.Table:
@@ -179,9 +178,3 @@ def _answered(table: pa.Table, blocks: Sequence[Indices], image_size: int) -> It
             digests = [joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES)]
             shape = (len(positions), image_size, image_size, 3)
             yield DecodedBlock(positions, pixels.reshape(shape), digests, batch["num_bytes"][row].as_py())
-
-
-def _reason(error: Any) -> str:  # noqa: ANN401
-    """The last line of the innermost error: Ray wraps the worker's own in several pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -82,3 +82,9 @@ def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401
         # Our own: not what a forgotten `ray start` left behind. No dashboard, nothing here asks it anything.
         options |= {"address": "local", "include_dashboard": False, "num_cpus": int(this_machine().cpus)}
     ray.init(**options)
+
+
+def reason_of(error: BaseException) -> str:
+    """The last line of the innermost error: Ray wraps a worker's own in several pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

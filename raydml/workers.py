@@ -21,7 +21,7 @@ import torch
 from raydml.capacity import Worker
 from raydml.config import ConfigError, Scalar
 from raydml.epoch import TrainingStoppedError
-from raydml.session import import_ray
+from raydml.session import import_ray, reason_of
 from raydml.tensorboard import Curves
 from raydml.training import RunSpec, TrainingDivergedError, TrainingFailedError, train
 
@@ -112,7 +112,7 @@ class WorkerGroup:
                 yield row
         if self._error is not None:
             self._end_curves(failed=True)
-            raise TrainingFailedError(_reason(self._error)) from self._error
+            raise TrainingFailedError(f"{type(self._error).__name__}: {reason_of(self._error)}") from self._error
 
     def _end_curves(self, *, failed: bool) -> None:
         if self._curves is not None:
@@ -167,9 +167,3 @@ def _make_trainer(task: Task, queue: Queue, scratch: Path, *, num_workers: int, 
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of the innermost error: Ray wraps the worker's own in several pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

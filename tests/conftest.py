@@ -56,6 +56,12 @@ def tiny_experiment(cache: Path) -> ExperimentConfig:
     )
 
 
+@pytest.fixture
+def blocks_of_six(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few photographs are decoded in several blocks."""
+    monkeypatch.setattr("raydml.data.building._IMAGES_PER_BLOCK", 6)
+
+
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """The folder of a small search of which trials are complete, pruned and failed. To be read only."""

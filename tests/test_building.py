@@ -25,6 +25,7 @@ from raydml.splits import Indices
 from tests.photo_cases import SIZE, Counting, config_of, make_folder, open_folder, photos
 
 N = 40
+pytestmark = pytest.mark.usefixtures("blocks_of_six")
 
 
 @pytest.fixture
@@ -35,11 +36,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-@pytest.fixture(autouse=True)
-def _blocks_of_six(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_IMAGES_PER_BLOCK", 6)
 
 
 def entry_of(cache: Path, images: ImageSet) -> Path:

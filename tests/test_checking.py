@@ -12,10 +12,10 @@ import pytest
 from raydml.config import ConfigError, Cub200Config, FolderConfig, SopConfig
 from raydml.data import findings
 from raydml.data.catalog import list_photos
-from raydml.data.checking import Checked, check
+from raydml.data.checking import check
 from raydml.data.examining import Examined, examine, examine_bytes
-from raydml.data.findings import Finding
 from raydml.data.listing import Listing, MissingImagesError
+from tests.findings_cases import found, names
 from tests.image_trees import make_cub200, make_sop
 from tests.photographs import NUM_CLASSES, PER_CLASS, SIZE, config_of, jpeg, make_photographs, photograph
 
@@ -26,16 +26,6 @@ TRAIN, OTHER_TRAIN, TEST, OTHER_TEST = "class01", "class03", "class06", "class08
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return make_photographs(tmp_path / "images")
-
-
-def found(checked: Checked, name: str) -> Finding:
-    """The one finding of a name."""
-    [finding] = [finding for finding in checked.findings if finding.name == name]
-    return finding
-
-
-def names(checked: Checked) -> list[str]:
-    return [finding.name for finding in checked.findings]
 
 
 def test_good_data_have_no_finding_and_are_counted(root: Path) -> None:

@@ -13,11 +13,11 @@ from PIL import Image
 from raydml.config import Cub200Config, InShopConfig
 from raydml.data import findings
 from raydml.data.catalog import list_photos
-from raydml.data.checking import Checked, check
+from raydml.data.checking import check
 from raydml.data.examining import examine, examine_bytes
 from raydml.data.files import Files
-from raydml.data.findings import Finding
 from raydml.data.listing import Listed, Listing, listing_of
+from tests.findings_cases import found, names
 from tests.image_trees import make_cub200, make_inshop
 from tests.photographs import PER_CLASS, SIZE, config_of, make_photographs, photograph
 
@@ -28,16 +28,6 @@ TRAIN, OTHER_TRAIN, TEST, OTHER_TEST = "class01", "class03", "class06", "class08
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return make_photographs(tmp_path / "images")
-
-
-def found(checked: Checked, name: str) -> Finding:
-    """The one finding of a name."""
-    [finding] = [finding for finding in checked.findings if finding.name == name]
-    return finding
-
-
-def names(checked: Checked) -> list[str]:
-    return [finding.name for finding in checked.findings]
 
 
 def test_an_image_that_may_not_be_read_is_unreadable(root: Path) -> None:

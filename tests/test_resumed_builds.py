@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydml.data import building, entry
+from raydml.data import entry
 from raydml.data.building import JOURNAL
 from raydml.data.journal import Journal
 from raydml.data.opening import open_images
@@ -21,6 +21,7 @@ from raydml.data.pixel_file import PixelFile
 from tests.photo_cases import SIZE, Counting, KilledError, config_of, make_folder, open_folder, photos
 
 N = 40
+pytestmark = pytest.mark.usefixtures("blocks_of_six")
 
 
 @pytest.fixture
@@ -31,11 +32,6 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
-
-
-@pytest.fixture(autouse=True)
-def _blocks_of_six(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_IMAGES_PER_BLOCK", 6)
 
 
 def test_a_killed_build_goes_on_with_the_missing_blocks(root: Path, cache: Path) -> None:
