@@ -16,16 +16,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
 
 from raydml.capacity import Capacity
 from raydml.config import ConfigError, DataConfig
+from raydml.data import entry as entries
 from raydml.data.building import DecodedBlock, Progress, decode_block
-from raydml.data.cache import ImageSet
+from raydml.data.cache import ImageSet, lock_of
 from raydml.data.decoding import decoder
 from raydml.data.listing import Encoded, Listing
 from raydml.data.opening import cache_folder, open_images
 from raydml.session import connected, import_ray, reason_of
 from raydml.splits import Indices
+
+_log = logging.getLogger(__name__)
 
 # Decoded blocks in Ray's object store for each CPU: one being made, one waiting to be written, one to spare.
 _BLOCKS_PER_CPU = 3
@@ -63,6 +67,8 @@ class Prepared:
 def prepare(config: DataConfig, *, progress: Progress | None = None, verbose: bool = False) -> Prepared:
     """Decodes what the cache lacks of a configuration's images; Ray starts only where there is any.
 
+    What is there is read once and decoded again where a pixel is not what was written.
+
     Raises ConfigError for bad data and for an image that cannot be read, PreparationFailedError.
     """
     counted = _Counted()
@@ -75,9 +81,20 @@ def prepare(config: DataConfig, *, progress: Progress | None = None, verbose: bo
                 yield from counted(decode_on_cluster(listing, image_size, blocks, capacity))
 
         images = open_images(config, with_test=True, decode=decode, progress=progress)
-    entry = cache_folder(config) / images.fingerprint
+        entry = cache_folder(config) / images.fingerprint
+        if not counted.done and _removed_damaged(entry):
+            images = open_images(config, with_test=True, decode=decode, progress=progress)
     num_bytes = sum(path.stat().st_size for path in entry.iterdir())
     return Prepared(images, entry, num_bytes, counted.done, *counted.speed())
+
+
+def _removed_damaged(entry: Path) -> bool:
+    if not entries.verify(entry):
+        return False
+    _log.warning("%s is damaged and is built again", entry)
+    with FileLock(lock_of(entry)):
+        entries.discard(entry)
+    return True
 
 
 class _Counted:
