@@ -70,6 +70,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         ("tune", _tune, "STUDY.yaml", "search the space of a study; the same command goes on after an interruption"),
         ("train", _train, "STUDY.yaml", "train the base experiment of a study, data-parallel"),
         ("evaluate", _evaluate, "RUN", "embed and evaluate a checkpoint, a run, a study's best, or a Parquet file"),
+        ("embed", _embed, "RUN", "embed any images, with labels or without, to Parquet"),
+        ("export", _export, "RUN", "write the model as ONNX and as torch.export, checked against itself"),
         ("report", _report, "RUN", "tables and plots of searches and trainings, as HTML, Markdown, LaTeX and JSON"),
         (
             "data",
@@ -83,6 +85,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         if name == "data":
             command.add_argument("action", choices=("check", "prepare"), help="look for mistakes, or decode once")
         command.add_argument("what", metavar=what, help=text)
+        if name == "embed":
+            command.add_argument("images", metavar="IMAGES", help="a folder, CSV, Parquet file or URI")
+        if name == "evaluate":
+            command.add_argument("--query", metavar="IMAGES", help="find the nearest images of these and draw them")
+            command.add_argument("--among", metavar="GALLERY", help="images, or Parquet, to find them in")
         rest = _MORE_RUNS.get(name, _OVERRIDES)
         command.add_argument("overrides", nargs="*", default=[], metavar=rest[0], help=rest[1])
         if name == "report":
@@ -185,25 +192,31 @@ def _train(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _embed(arguments: argparse.Namespace) -> int:
+    from raydml import embed_commands
+
+    return embed_commands.embed(
+        arguments.what, arguments.images, arguments.overrides, _console(), verbose=arguments.verbose
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from raydml import export_commands
+
+    return export_commands.export(arguments.what, arguments.overrides, _console())
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     console = _console()
     runs, overrides = _runs_and_options(arguments)
     options = _only_own_options(overrides, EvaluateOptions)
-    from raydml.display import evaluation_table
-    from raydml.embedding import EmbeddingFailedError
-    from raydml.evaluate import run_evaluations
+    if arguments.query is not None:
+        from raydml import query_commands
 
-    try:
-        for evaluation in run_evaluations(runs, options, verbose=arguments.verbose):
-            console.print(evaluation.name, highlight=False, soft_wrap=True)
-            console.print(evaluation_table(evaluation))
-            if evaluation.synthetic:
-                console.print("synthetic images", highlight=False)
-            console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
-    except EmbeddingFailedError as error:
-        print(f"error: the images could not be embedded: {error}", file=sys.stderr)
-        return FAILED
-    return DONE
+        return query_commands.query(runs, arguments.query, arguments.among, options, console, verbose=arguments.verbose)
+    from raydml import evaluate_commands
+
+    return evaluate_commands.evaluate(runs, options, console, verbose=arguments.verbose)
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -15,10 +15,8 @@ if __name__ == "__main__":
 
     sys.exit(main(["evaluate", *sys.argv[1:]]))
 
-import csv
 import hashlib
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,29 +24,18 @@ from typing import Literal
 
 import torch
 
-from raydml import atomic
-from raydml.config import ConfigError, EvaluateOptions, Resources, dump
+from raydml.config import EvaluateOptions, Resources, dump, wanted_metrics
 from raydml.config.grammar import validate
 from raydml.embedding import embed_subset
 from raydml.embedding_files import Rows, read_embeddings, read_roles, write_embeddings
+from raydml.evaluation_files import write_evaluation
 from raydml.looks import note_look
-from raydml.metrics import Engine
-from raydml.per_query import QueryMetrics
-from raydml.retrieval import (
-    QueryGallery,
-    RetrievalProtocol,
-    described,
-    facts_of,
-    protocol_metrics,
-    protocol_of_roles,
-)
+from raydml.measurement import measure
+from raydml.retrieval import QueryGallery, protocol_of_roles
 from raydml.session import connected
-from raydml.splits import Indices
 from raydml.subjects import Opened, Subject, subjects_of
 
 _DEFAULT_RANKS = (1, 2, 4, 8)
-# A share of ties belongs to the whole gallery; of a class it would say little.
-_NOT_BY_CLASS = "tied_queries"
 
 
 @dataclass(frozen=True)
@@ -76,28 +63,23 @@ def evaluate(
     fold: int | Literal["all"] | None = None,
     test_list: Literal["small", "medium", "large"] | None = None,
     gallery: Literal["random", "leave_one_out"] | None = None,
-    engine: Engine = "rank",
-    recall_at: Sequence[int] | None = None,
-    batch_size: int = 256,
     resources: Resources | None = None,
-    storage: str = "runs",
     verbose: bool = False,
+    **options: object,
 ) -> dict[str, float]:
     """Retrieval metrics of a trained model or of a Parquet file; also written beside the run, with the embeddings.
 
     With `fold="all"` those of the concatenated folds. `test_list` and `gallery` evaluate a model of VehicleID by others
-    than its configuration names: one training serves all of them. Raises ConfigError where nothing usable lies there.
+    than its configuration names: one training serves all of them. `options` are further fields of `EvaluateOptions`,
+    such as `recall_at` and `metrics`. Raises ConfigError where nothing usable lies there.
     """
     raw = {
         "split": split,
         "fold": fold,
         "test_list": test_list,
         "gallery": gallery,
-        "engine": engine,
-        "recall_at": None if recall_at is None else list(recall_at),
-        "batch_size": batch_size,
         "resources": dump(resources or Resources()),
-        "storage": storage,
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in options.items()},
     }
     *_, last = run_evaluations([run_or_embeddings], validate(EvaluateOptions, raw), verbose=verbose)
     return last.metrics
@@ -130,10 +112,10 @@ def _evaluate_models(
             folder, subject.data, count, subject.split, options.batch_size, options.resources, verbose=verbose
         )
         parts.append(rows)
-        yield _evaluate_rows(rows, subject, subject.model.directory, folder, options.engine, opened)
+        yield _evaluate_rows(rows, subject, subject.model.directory, folder, options, opened)
     if len(parts) > 1:
         run = subjects[0].model.directory.parent
-        yield _evaluate_rows(_concatenated(parts), subjects[0], run, run, options.engine, opened)
+        yield _evaluate_rows(_concatenated(parts), subjects[0], run, run, options, opened)
 
 
 def _concatenated(parts: Sequence[Rows]) -> Rows:
@@ -144,23 +126,23 @@ def _concatenated(parts: Sequence[Rows]) -> Rows:
 
 
 def _evaluate_rows(
-    rows: Rows, subject: Subject, run: Path, looked_at: Path, engine: Engine, opened: Opened
+    rows: Rows, subject: Subject, run: Path, looked_at: Path, options: EvaluateOptions, opened: Opened
 ) -> Evaluation:
     """Writes what embeddings of the subject's images are worth below `run`; `looked_at` is whose they are."""
     images, subset = subject.images, subject.subset
     study = subject.model.study
     name = run.relative_to(study.parent).as_posix() if study else run.name
-    found = _query_metrics(name, subject.protocol, rows, subset.labels, subject.ranks, engine)
-    metrics = found.means()
+    measured = measure(name, subject.protocol, rows, subset.labels, subject.wanted, options)
+    metrics = measured.metrics()
     if subject.split == "test":
         # First of all that is written: no number without its look.
         note_look(study or run, looked_at, metrics, at=subject.folder)
     directory = run / "evaluation" / subject.folder
     roles = subject.protocol.roles if isinstance(subject.protocol, QueryGallery) else None
     write_embeddings(directory / "embeddings.parquet", rows, images.labels[subset.index], subset.index, roles)
-    _write_per_class(directory, found, lambda label: images.classes[subset.classes[label]])
-    line = _write_protocol(directory, subject.protocol, subset.labels)
-    atomic.write_json(directory / "metrics.json", metrics)
+    line = write_evaluation(
+        directory, measured, subject.protocol, subset.labels, lambda label: images.classes[subset.classes[label]]
+    )
     return Evaluation(name, directory, subject.folder, line, metrics, opened.baseline(subject), images.synthetic)
 
 
@@ -169,37 +151,9 @@ def _evaluate_file(path: Path, options: EvaluateOptions) -> Evaluation:
     protocol = protocol_of_roles(read_roles(path), str(path))
     # Others may not have scaled theirs: neighbours are by cosine.
     unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1).numpy()
-    found = _query_metrics(str(path), protocol, unit, labels, options.recall_at or _DEFAULT_RANKS, options.engine)
+    wanted = wanted_metrics(options.recall_at or _DEFAULT_RANKS, options.metrics or ())
+    measured = measure(str(path), protocol, unit, labels, wanted, options)
     digest = hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest()
     directory = Path(options.storage).expanduser().resolve() / "evaluations" / f"{path.stem}-{digest}"
-    _write_per_class(directory, found, str)
-    line = _write_protocol(directory, protocol, labels)
-    atomic.write_json(directory / "metrics.json", found.means())
-    return Evaluation(path.name, directory, "file", line, found.means(), None, synthetic=False)
-
-
-def _query_metrics(
-    name: str, protocol: RetrievalProtocol, rows: Rows, labels: Indices, ranks: Sequence[int], engine: Engine
-) -> QueryMetrics:
-    try:
-        return protocol_metrics(protocol, rows, labels, recall_at=ranks, engine=engine)
-    except ValueError as error:  # embeddings that nothing can be computed from
-        raise ConfigError(f"{name}: {error}") from None
-
-
-def _write_protocol(directory: Path, protocol: RetrievalProtocol, labels: Indices) -> str:
-    """protocol.json: what metrics.json, which holds numbers alone, is a result of. The same in a line."""
-    line = described(protocol, labels)
-    atomic.write_json(directory / "protocol.json", {**facts_of(protocol, labels), "description": line})
-    return line
-
-
-def _write_per_class(directory: Path, found: QueryMetrics, name_of: Callable[[int], str]) -> None:
-    """per_class.csv: means over the queries of each class that has any; their weighted mean is metrics.json."""
-    names = ["num_queries", *(name for name in found.values if name != _NOT_BY_CLASS)]
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["class", *names])
-    for label, row in found.class_means().items():
-        table.writerow([name_of(label), *(row[name] for name in names)])
-    atomic.write_text(directory / "per_class.csv", text.getvalue())
+    line = write_evaluation(directory, measured, protocol, labels, str)
+    return Evaluation(path.name, directory, "file", line, measured.metrics(), None, synthetic=False)

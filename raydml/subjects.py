@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raydml import checkpoint
 from raydml.baseline import raw_pixel_metrics
-from raydml.config import ConfigError, DataConfig, EvaluateOptions, VehicleIdConfig
+from raydml.config import ConfigError, DataConfig, EvaluateOptions, VehicleIdConfig, Wanted, wanted_metrics
 from raydml.data.cache import ImageSet
 from raydml.data.opening import open_images
 from raydml.data.subsets import Split, Subset, split_subset
@@ -31,7 +31,8 @@ class Subject:
     images: ImageSet
     subset: Subset
     protocol: RetrievalProtocol
-    ranks: tuple[int, ...]
+    wanted: Wanted
+    """Which metrics."""
 
 
 class Opened:
@@ -55,10 +56,10 @@ class Opened:
     def baseline(self, subject: Subject) -> dict[str, float]:
         """Metrics of raw pixels on the images of a subject."""
         fold = None if subject.split == "test" else subject.model.fold
-        key = (subject.data.model_dump_json(), subject.split, fold, subject.ranks)
+        key = (subject.data.model_dump_json(), subject.split, fold, subject.wanted)
         if key not in self._baselines:
             self._baselines[key] = raw_pixel_metrics(
-                subject.images, subject.subset, recall_at=subject.ranks, protocol=subject.protocol
+                subject.images, subject.subset, recall_at=subject.wanted.recall_at, protocol=subject.protocol
             )
         return self._baselines[key]
 
@@ -92,8 +93,10 @@ def _subject(model: TrainedModel, options: EvaluateOptions, opened: Opened) -> S
     changed = [
         getattr(data, name) for name in _CHOICES if getattr(data, name, None) != getattr(config.data, name, None)
     ]
-    ranks = options.recall_at or config.evaluation.recall_at
-    return Subject(model, data, split, "-".join([split, *changed]), images, subset, protocol, ranks)
+    evaluation = config.evaluation
+    names = evaluation.metrics if options.metrics is None else options.metrics
+    wanted = wanted_metrics(options.recall_at or evaluation.recall_at, names)
+    return Subject(model, data, split, "-".join([split, *changed]), images, subset, protocol, wanted)
 
 
 def _as_asked(data: DataConfig, split: Split, options: EvaluateOptions) -> DataConfig:

@@ -87,6 +87,8 @@ def drawn(field: FieldInfo) -> st.SearchStrategy[Any]:
     for alternative in alternatives(field.annotation):
         if get_origin(alternative) is Literal:
             found.append(st.sampled_from(get_args(alternative)))
+        elif get_origin(alternative) is tuple and get_args(alternative)[0] is str:
+            found.append(st.lists(st.sampled_from(["map", "mrr", "map@10", "precision@5"]), unique=True))
         elif get_origin(alternative) is tuple:
             found.append(st.lists(st.integers(1, 50), min_size=1, max_size=4, unique=True).map(sorted))
         elif alternative in strategies:

@@ -12,8 +12,9 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raydml import neighbors
-from raydml.metrics import _ranks_by_counting, _ranks_by_faiss, query_metrics, retrieval_metrics
+from raydml.metrics import query_metrics, retrieval_metrics
+from raydml.metrics.ranks import _ranks_by_counting, _ranks_by_faiss
+from raydml.neighbors import exact
 
 RECALL_AT = (1, 2, 5, 40)
 
@@ -175,7 +176,7 @@ def test_the_size_of_blocks_does_not_matter(
 ) -> None:
     embeddings, labels = unit_rows(SHAPES["few big classes"], seed=7)
     whole = retrieval_metrics(embeddings.to(device), labels)
-    monkeypatch.setattr(neighbors, "_BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(exact, "_BLOCK_ENTRIES", entries)
     assert retrieval_metrics(embeddings.to(device), labels) == whole
 
 
@@ -201,7 +202,7 @@ class Watch(TorchDispatchMode):
 def test_no_tensor_grows_with_the_square_of_the_images(
     sizes: list[int], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbors, "_BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(exact, "_BLOCK_ENTRIES", 1)
     embeddings, labels = unit_rows(sizes, seed=8)
     with Watch() as watch:
         retrieval_metrics(embeddings.to(device), labels.to(device))

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydml import neighbors
-from raydml.neighbors import blocks, nearest
+from raydml.neighbors import blocks, exact, nearest
 
 Engine = Literal["auto", "torch", "faiss"]
 Found = tuple[list[list[float]], list[list[int]]]
@@ -101,7 +100,7 @@ def test_the_size_of_blocks_does_not_matter(
 ) -> None:
     rows = integer_rows(83, seed=4).to(device)
     whole = nearest(rows, rows, 6, exclude=torch.arange(83, device=device), engine=engine)
-    monkeypatch.setattr(neighbors, "_BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(exact, "_BLOCK_ENTRIES", 1)
     cut = nearest(rows, rows, 6, exclude=torch.arange(83, device=device), engine=engine)
     assert torch.equal(cut[0], whole[0])
     assert torch.equal(cut[1], whole[1])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydml import neighbors
 from raydml.metrics import retrieval_metrics
+from raydml.neighbors import exact
 from tests.test_metrics import RECALL_AT, loop_metrics
 
 Engine = Literal["rank", "faiss"]
@@ -36,7 +36,7 @@ def test_a_tie_is_seen_in_every_remainder_of_rows(
 ) -> None:
     # Small products may round the same sum differently: blocks of 16 rows, and a few rows left over.
     count = 16 * 8 + remainder
-    monkeypatch.setattr(neighbors, "_BLOCK_ENTRIES", 16 * count)
+    monkeypatch.setattr(exact, "_BLOCK_ENTRIES", 16 * count)
     metrics = retrieval_metrics(collapsed(count, dim).to(device), torch.arange(count) // 4)
     assert (metrics["recall@1"], metrics["map@r"], metrics["tied_queries"]) == (0.0, 0.0, 1.0)
 

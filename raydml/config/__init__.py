@@ -5,7 +5,14 @@ validates the result; nothing mutates one.
 """
 
 from raydml.config.base import ConfigError, Model
-from raydml.config.commands import CheckOptions, EvaluateOptions, ReportOptions, TrainOptions
+from raydml.config.commands import (
+    CheckOptions,
+    EmbedOptions,
+    EvaluateOptions,
+    ExportOptions,
+    ReportOptions,
+    TrainOptions,
+)
 from raydml.config.data import DataConfig, DigitsConfig, GlyphsConfig
 from raydml.config.divide import DivideConfig
 from raydml.config.experiment import ExperimentConfig
@@ -71,6 +78,7 @@ from raydml.config.ranges import Distribution, Range, distribution_of
 from raydml.config.sampling import AugmentConfig, FreeSplit, Sampling
 from raydml.config.see import SeeConfig
 from raydml.config.study import LEARNING, EarlyStopping, Resources, SamplerName, Scalar, SearchConfig
+from raydml.config.wanted import Wanted, wanted_metrics
 
 __all__ = [
     "LEARNING",
@@ -97,9 +105,11 @@ __all__ = [
     "Distribution",
     "DivideConfig",
     "EarlyStopping",
+    "EmbedOptions",
     "EvaluateOptions",
     "EvaluationConfig",
     "ExperimentConfig",
+    "ExportOptions",
     "Final",
     "FolderConfig",
     "FreeSplit",
@@ -151,9 +161,11 @@ __all__ = [
     "TrainingConfig",
     "TripletConfig",
     "VehicleIdConfig",
+    "Wanted",
     "backbone_names",
     "distribution_of",
     "dump",
     "parse",
     "replace_at",
+    "wanted_metrics",
 ]

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raydml.config.base import Model
 from raydml.config.study import Resources
+from raydml.config.wanted import wanted_metrics
 
 
 class TrainOptions(Model):
@@ -35,11 +36,40 @@ class EvaluateOptions(Model):
     gallery: Literal["random", "leave_one_out"] | None = None
     """How its gallery is made; as the run has it where None."""
 
-    engine: Literal["rank", "faiss"] = "rank"
-    """Exact ranks by counting, or from faiss's exact lists of neighbours. They agree."""
+    engine: Literal["rank", "faiss", "ivf", "ivf_pq", "hnsw"] = "rank"
+    """Exact ranks by counting, or from faiss's exact lists of neighbours (they agree); or approximate, from an index of
+    faiss whose recall against exact is measured."""
+
+    nprobe: int | None = Field(default=None, ge=1)
+    """Cells of `ivf` and `ivf_pq` that a query looks into; chosen from their number where None."""
+
+    ef_search: int = Field(default=64, ge=1)
+    """Candidates that `hnsw` keeps while it searches."""
 
     recall_at: tuple[int, ...] | None = None
     """Ranks k of recall@k; those of the run where None."""
+
+    metrics: tuple[str, ...] | None = None
+    """Further ones by name: map, mrr, map@K, precision@K; nmi, ami, f1; distances, spectral_decay, silhouette. Those of
+    the run where None."""
+
+    num_clusters: int | None = Field(default=None, ge=1)
+    """Clusters of k-means for nmi, ami and f1; as many as there are classes where None."""
+
+    cluster_iterations: int = Field(default=10, ge=1)
+    """Most iterations of k-means."""
+
+    precision: Literal["trained", "float32", "bfloat16"] = "trained"
+    """What backbone and head compute in; `trained` is as the run was trained. Metrics are never in half precision."""
+
+    shards: int | None = Field(default=None, ge=1)
+    """Parts of the gallery that are counted on actors of the cluster; None counts in this process."""
+
+    pictures: int = Field(default=6, ge=0)
+    """Queries of each kind (best, typical, worst) that are drawn with their nearest images; 0 draws none."""
+
+    neighbors: int = Field(default=10, ge=1)
+    """Nearest images drawn for each, and found for `--query`."""
 
     batch_size: int = Field(default=256, ge=1)
     """Images embedded at a time by one actor."""
@@ -70,7 +100,40 @@ class EvaluateOptions(Model):
         ranks = self.recall_at
         if ranks is not None and (not ranks or min(ranks) < 1 or list(ranks) != sorted(set(ranks))):
             raise ValueError(f"recall_at must be distinct positive ranks in rising order, but got {ranks}")
+        wanted_metrics((), self.metrics or ())
         return self
+
+
+class EmbedOptions(Model):
+    """What `python -m raydml.embed` takes besides the data's own paths."""
+
+    out: str | None = None
+    """Folder or URI of the Parquet files; `<RUN>/embeddings/<name of the images>` where None."""
+
+    fold: int | None = Field(default=None, ge=0)
+    """Which model, where a run has one for each of several folds."""
+
+    precision: Literal["trained", "float32", "bfloat16"] = "trained"
+    """What backbone and head compute in; `trained` is as the run was trained."""
+
+    batch_size: int = Field(default=256, ge=1)
+    """Images embedded at a time by one actor."""
+
+    resources: Resources = Resources()
+    """What one embedding actor occupies: cpus_per_worker and gpus_per_worker."""
+
+
+class ExportOptions(Model):
+    """What `python -m raydml.export` takes."""
+
+    out: str | None = None
+    """Folder of the files; `<RUN>/export` where None."""
+
+    fold: int | None = Field(default=None, ge=0)
+    """Which model, where a run has one for each of several folds."""
+
+    formats: tuple[Literal["onnx", "torch"], ...] = ("onnx", "torch")
+    """ONNX (model.onnx) and torch.export (model.pt2)."""
 
 
 class ReportOptions(Model):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from raydml.config.base import Model
+from raydml.config.wanted import Wanted, wanted_metrics
 
 
 class OptimizerGroups(Model):
@@ -110,8 +111,25 @@ class EvaluationConfig(Model):
     recall_at: tuple[int, ...] = (1, 2, 4, 8)
     """Ranks k of recall@k."""
 
+    metrics: tuple[str, ...] = ()
+    """Further ones, of map, mrr, map@K and precision@K, K being a rank."""
+
     batch_size: int = Field(default=256, ge=1)
     """Images embedded at a time by one worker."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """The metrics, by kind."""
+        return wanted_metrics(self.recall_at, self.metrics)
+
+    @model_validator(mode="after")
+    def _metrics_are_of_queries(self) -> EvaluationConfig:
+        if self.wanted.whole:
+            raise ValueError(
+                "metrics must be of map, mrr, map@K, precision@K (those of clusters and geometry belong to "
+                f"python -m raydml.evaluate), but got {self.wanted.whole[0]}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ranks_are_ranks(self) -> EvaluationConfig:

@@ -1,0 +1,30 @@
+"""`python -m raydml.evaluate RUN [RUN ...]`, from words to an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from raydml.config import EvaluateOptions
+from raydml.display import evaluation_table
+from raydml.embedding import EmbeddingFailedError
+from raydml.evaluate import run_evaluations
+
+_DONE, _FAILED = 0, 1
+
+
+def evaluate(runs: Sequence[str], options: EvaluateOptions, console: Console, *, verbose: bool) -> int:
+    """Prints a table for each evaluation. Raises ConfigError for what cannot be evaluated."""
+    try:
+        for evaluation in run_evaluations(runs, options, verbose=verbose):
+            console.print(evaluation.name, highlight=False, soft_wrap=True)
+            console.print(evaluation_table(evaluation))
+            if evaluation.synthetic:
+                console.print("synthetic images", highlight=False)
+            console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
+    except EmbeddingFailedError as error:
+        print(f"error: the images could not be embedded: {error}", file=sys.stderr)
+        return _FAILED
+    return _DONE
