@@ -53,3 +53,19 @@ class QueryMetrics(NamedTuple):
             table[name] = (sums / counts).tolist()
         rows = zip(*table.values(), strict=True)
         return {label: dict(zip(table, row, strict=True)) for label, row in zip(labels.tolist(), rows, strict=True)}
+
+
+class Ranks(NamedTuple):
+    """What the metrics need of each query that has a positive. All (Q,)."""
+
+    first: Tensor
+    """Rank of the nearest positive, 1 being the best; int64."""
+
+    average_precision_at_r: Tensor
+    """float64."""
+
+    r_precision: Tensor
+    """float64."""
+
+    tied: Tensor
+    """Whether a negative has exactly the similarity of the nearest positive; bool."""

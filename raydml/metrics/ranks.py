@@ -13,9 +13,9 @@ counted. Ranks are counted block by block: no N x N matrix, and recall@1000 need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,32 +23,16 @@ import torch
 from torch import Tensor
 
 from raydml.distances import full_precision
-from raydml.neighbors import blocks, nearest
-from raydml.per_query import QueryMetrics
+from raydml.metrics.lists import Count, num_positives_of, ranks_by_lists
+from raydml.neighbors import blocks
+from raydml.per_query import QueryMetrics, Ranks
 
 Rows = Tensor | npt.NDArray[np.floating]
 Labels = Tensor | npt.NDArray[np.integer]
 Engine = Literal["rank", "faiss"]
-_Count = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, int], "Ranks"]
 
 # Below this many rows or columns a matrix product may round the same sum differently, and a tie be missed.
 _SAFE_GEMM = 16
-
-
-class Ranks(NamedTuple):
-    """What the metrics need of each query that has a positive. All (Q,)."""
-
-    first: Tensor
-    """Rank of the nearest positive, 1 being the best; int64."""
-
-    average_precision_at_r: Tensor
-    """float64."""
-
-    r_precision: Tensor
-    """float64."""
-
-    tied: Tensor
-    """Whether a negative has exactly the similarity of the nearest positive; bool."""
 
 
 def retrieval_metrics(
@@ -100,7 +84,7 @@ def query_metrics(
             raise ValueError(f"query and gallery must have one dimension, but got {q.shape[1]} and {g.shape[1]}")
         wider = torch.promote_types(q.dtype, g.dtype)
         q, g = q.to(wider), g.to(wider)
-    usable = _num_positives(q_labels, g_labels) > (own >= 0).long()
+    usable = num_positives_of(q_labels, g_labels) > (own >= 0).long()
     if not bool(usable.any()):
         raise ValueError("no query has a positive: every label of the queries is alone")
     rows = usable.nonzero()[:, 0]
@@ -119,7 +103,7 @@ def query_metrics(
 
 
 def _ranks(
-    count: _Count,
+    count: Count,
     query: Tensor,
     query_labels: Tensor,
     gallery: Tensor,
@@ -164,9 +148,10 @@ def _exact_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _num_positives(query_labels: Tensor, gallery_labels: Tensor) -> Tensor:
-    ordered = gallery_labels.sort().values
-    return torch.searchsorted(ordered, query_labels, right=True) - torch.searchsorted(ordered, query_labels)
+def _ranks_by_faiss(
+    query: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor, own: Tensor | None, deepest: int
+) -> Ranks:
+    return ranks_by_lists(query, query_labels, gallery, gallery_labels, own, deepest, _ranks_by_counting)
 
 
 def _ranks_by_counting(
@@ -238,39 +223,3 @@ def _count_true(mask: Tensor) -> Tensor:
         words = mask[:, :packed].contiguous().view(torch.int64).view(len(mask), -1, 255).sum(2)
         count += words.view(torch.uint8).view(len(mask), -1).sum(1)
     return count
-
-
-def _ranks_by_faiss(
-    query: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor, own: Tensor | None, deepest: int
-) -> Ranks:
-    """The same from lists of neighbours. A nearest positive beyond the list has the rank behind its end.
-
-    Where a list ends amid equal similarities it does not tell how many negatives a tie holds: those are counted.
-    """
-    num_positives = _num_positives(query_labels, gallery_labels) - int(own is not None)
-    k = min(max(int(num_positives.max()), deepest), len(gallery) - int(own is not None))
-    similarity, index = nearest(query, gallery, k, exclude=own, engine="faiss")
-    relevant = gallery_labels[index] == query_labels[:, None]
-    # Within equal similarities negatives come first.
-    relevant, order = relevant.sort(dim=1, stable=True)
-    similarity, order = similarity.gather(1, order).sort(dim=1, descending=True, stable=True)
-    relevant = relevant.gather(1, order)
-    place = torch.arange(1, k + 1, device=query.device)
-    within = relevant & (place <= num_positives[:, None])
-    precision = relevant.cumsum(1) / place.double()
-    found = relevant.any(1)
-    first = torch.where(found, relevant.int().argmax(1), k)
-    nearest_positive = similarity.gather(1, first.clamp(max=k - 1)[:, None])
-    tied = ((similarity == nearest_positive) & ~relevant).any(1) & found
-    ranks = Ranks(
-        1 + first,
-        torch.where(within, precision, 0.0).sum(1) / num_positives,
-        within.sum(1).double() / num_positives,
-        tied,
-    )
-    cut = ((relevant & (similarity == similarity[:, -1:])).any(1) | ~found).nonzero()[:, 0]
-    if len(cut) and k < len(gallery) - int(own is not None):
-        counted = _ranks_by_counting(query[cut], query_labels[cut], gallery, gallery_labels, _at(own, cut), deepest)
-        for column, exact in zip(ranks, counted, strict=True):
-            column[cut] = exact
-    return ranks
