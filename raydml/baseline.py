@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
+from raydml.config import Wanted
 from raydml.data.cache import ImageSet
 from raydml.data.decoding import Pixels
 from raydml.data.subsets import Subset
@@ -17,13 +16,14 @@ _LARGEST_SIDE = 32
 # Images of full size that are in memory as floats.
 _AT_A_TIME = 256
 _EVERY_OTHER = EveryOther()
+_DEFAULT = Wanted()
 
 
 def raw_pixel_metrics(
     images: ImageSet,
     subset: Subset,
     *,
-    recall_at: Sequence[int] = (1, 2, 4, 8),
+    wanted: Wanted = _DEFAULT,
     protocol: RetrievalProtocol = _EVERY_OTHER,
 ) -> dict[str, float]:
     """Retrieval metrics of the pixels of a subset as embeddings: centred on their mean, scaled to unit length.
@@ -33,7 +33,7 @@ def raw_pixel_metrics(
     num_parts = -(-len(subset.index) // _AT_A_TIME)
     rows = torch.cat([_rows(images.images[part]) for part in np.array_split(subset.index, num_parts)])
     embeddings = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
-    return protocol_metrics(protocol, embeddings, subset.labels, recall_at=recall_at).means()
+    return protocol_metrics(protocol, embeddings, subset.labels, wanted=wanted).means()
 
 
 def _rows(pixels: Pixels) -> torch.Tensor:

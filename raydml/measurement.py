@@ -29,7 +29,7 @@ def measure(
     """Metrics of unit embeddings (N, D) with labels (N,). Raises ConfigError that begins with the name."""
     assert options.engine in ("rank", "faiss")
     try:
-        queries = protocol_metrics(protocol, rows, labels, recall_at=wanted.recall_at, engine=options.engine)
+        queries = protocol_metrics(protocol, rows, labels, wanted=wanted, engine=options.engine)
     except ValueError as error:  # embeddings that nothing can be computed from
         raise ConfigError(f"{name}: {error}") from None
     return Measured(queries, {})

@@ -200,8 +200,8 @@ class ModelTraining:
         order = gather_ragged(part.index).argsort()
         if rank() != 0:
             return {}
-        ranks = self._state.config.evaluation.recall_at
-        found = protocol_metrics(images.protocol, embeddings[order], labels[order], recall_at=ranks)
+        wanted = self._state.config.evaluation.wanted
+        found = protocol_metrics(images.protocol, embeddings[order], labels[order], wanted=wanted)
         # Counts of queries are the same every epoch: they are no curve.
         return {name: value for name, value in found.means().items() if not name.startswith("num_")}
 

@@ -6,8 +6,8 @@ against all others; test images have that of their data set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from raydml import seeds
-from raydml.config import ConfigError, DataConfig, VehicleIdConfig
+from raydml.config import ConfigError, DataConfig, VehicleIdConfig, Wanted
 from raydml.data.cache import ImageSet
 from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Mask, Roles
 from raydml.data.subsets import Split, Subset
 from raydml.metrics import Engine, Labels, Rows, query_metrics
 from raydml.per_query import QueryMetrics
 from raydml.splits import Indices
+
+_DEFAULT = Wanted()
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def protocol_metrics(
     embeddings: Rows,
     labels: Labels,
     *,
-    recall_at: Sequence[int] = (1, 2, 4, 8),
+    wanted: Wanted = _DEFAULT,
     engine: Engine = "rank",
 ) -> QueryMetrics:
     """Metrics of unit embeddings (N, D) with labels (N,) by a protocol, query by query.
@@ -88,18 +90,14 @@ def protocol_metrics(
     y = torch.as_tensor(labels).to(x.device)
     match protocol:
         case EveryOther():
-            return query_metrics(x, y, recall_at=recall_at, engine=engine)
+            return query_metrics(x, y, wanted=wanted, engine=engine)
         case QueryGallery():
             query, gallery, own = sides_of(protocol)
-            return query_metrics(
-                x[query], y[query], x[gallery], y[gallery], own=own, recall_at=recall_at, engine=engine
-            )
+            return query_metrics(x[query], y[query], x[gallery], y[gallery], own=own, wanted=wanted, engine=engine)
         case RandomGallery(num_draws):
+            wanted = replace(wanted, mrr=True)
             draws = (
-                (
-                    query,
-                    query_metrics(x[query], y[query], x[drawn], y[drawn], recall_at=recall_at, mrr=True, engine=engine),
-                )
+                (query, query_metrics(x[query], y[query], x[drawn], y[drawn], wanted=wanted, engine=engine))
                 for query, drawn in _draws(y.cpu().numpy(), num_draws)
             )
             return _averaged(draws, y, num_draws)

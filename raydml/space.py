@@ -145,7 +145,8 @@ def _base_value(base: ExperimentConfig, path: str, index: int) -> Scalar:
 
 def metric_names(base: ExperimentConfig) -> tuple[str, ...]:
     """Metrics of an evaluation, without the split they are computed on."""
-    return ("map@r", "r_precision", *(f"recall@{k}" for k in base.evaluation.recall_at))
+    evaluation = base.evaluation
+    return ("map@r", "r_precision", *(f"recall@{k}" for k in evaluation.recall_at), *evaluation.metrics)
 
 
 def _check_metric(study: Study) -> None:

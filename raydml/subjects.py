@@ -59,7 +59,7 @@ class Opened:
         key = (subject.data.model_dump_json(), subject.split, fold, subject.wanted)
         if key not in self._baselines:
             self._baselines[key] = raw_pixel_metrics(
-                subject.images, subject.subset, recall_at=subject.wanted.recall_at, protocol=subject.protocol
+                subject.images, subject.subset, wanted=subject.wanted, protocol=subject.protocol
             )
         return self._baselines[key]
 

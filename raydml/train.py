@@ -116,7 +116,7 @@ def _baseline(spec: RunSpec) -> dict[str, float] | None:
         return None
     images = open_images(spec.config.data, known=spec.fingerprint)
     held_out = fold_subsets(images, spec.config.data, spec.folds[0])[1]
-    return raw_pixel_metrics(images, held_out, recall_at=spec.config.evaluation.recall_at)
+    return raw_pixel_metrics(images, held_out, wanted=spec.config.evaluation.wanted)
 
 
 def _train(

@@ -268,10 +268,9 @@ def _trainable_images(study: Study, known: str) -> ImageSet:
 
 def _baseline(study: Study, directory: Path, images: ImageSet) -> dict[str, float]:
     """Mean metrics of raw pixels over the folds that are run; kept in the study's folder."""
-    recall_at = study.base.evaluation.recall_at
+    wanted = study.base.evaluation.wanted
     rows = [
-        raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], recall_at=recall_at)
-        for fold in study.folds
+        raw_pixel_metrics(images, fold_subsets(images, study.base.data, fold)[1], wanted=wanted) for fold in study.folds
     ]
     means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     atomic.write_json(directory / "baseline.json", means)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raydml.baseline import raw_pixel_metrics
-from raydml.config import DigitsConfig
+from raydml.config import DigitsConfig, Wanted
 from raydml.data.cache import ImageSet
 from raydml.data.decoding import Pixels
 from raydml.data.listing import GALLERY, QUERY
@@ -63,7 +63,7 @@ def test_large_images_are_averaged_down_to_32_pixels() -> None:
 
 def test_the_ranks_asked_for_are_reported() -> None:
     images = image_set(random_pixels(30, 8))
-    found = raw_pixel_metrics(images, all_of(images), recall_at=(1, 3))
+    found = raw_pixel_metrics(images, all_of(images), wanted=Wanted((1, 3)))
     assert {name for name in found if name.startswith("recall")} == {"recall@1", "recall@3"}
 
 

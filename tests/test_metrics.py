@@ -12,8 +12,8 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raydml.metrics import query_metrics, retrieval_metrics
-from raydml.metrics.ranks import _ranks_by_counting, _ranks_by_faiss
+from raydml.config import Wanted
+from raydml.metrics import query_metrics, ranks, retrieval_metrics
 from raydml.neighbors import exact
 
 RECALL_AT = (1, 2, 5, 40)
@@ -119,11 +119,11 @@ def test_engines_agree(shape: str, recall_at: tuple[int, ...], device: torch.dev
 
 def test_ranks_are_those_of_each_query(device: torch.device) -> None:
     embeddings, labels = unit_rows(SHAPES["many small classes"], seed=13)
-    embeddings, labels = embeddings.to(device), labels.to(device)
-    own = torch.arange(len(labels), device=device)
-    sides = (embeddings, labels, embeddings, labels, own, len(labels) - 1)
-    for counted, listed in zip(_ranks_by_counting(*sides), _ranks_by_faiss(*sides), strict=True):
-        torch.testing.assert_close(counted, listed)
+    wanted = Wanted(RECALL_AT, mrr=True)
+    counted = query_metrics(embeddings.to(device), labels.to(device), wanted=wanted)
+    listed = query_metrics(embeddings.to(device), labels.to(device), wanted=wanted, engine="faiss")
+    for name, values in counted.values.items():
+        torch.testing.assert_close(values, listed.values[name])
 
 
 @pytest.mark.parametrize("engine", ["rank", "faiss"])
@@ -133,7 +133,9 @@ def test_a_class_has_the_means_of_its_queries(
 ) -> None:
     """Those of a loop over the queries of the class alone, in the gallery of all."""
     embeddings, labels = unit_rows(SHAPES[shape], seed=14)
-    found = query_metrics(embeddings.to(device), labels.to(device), recall_at=RECALL_AT, engine=engine).class_means()
+    found = query_metrics(
+        embeddings.to(device), labels.to(device), wanted=Wanted(RECALL_AT), engine=engine
+    ).class_means()
     assert list(found) == [label for label, size in enumerate(SHAPES[shape]) if size > 1]
     for label, row in found.items():
         own = labels == label
@@ -153,7 +155,7 @@ def loop_of_class(embeddings: Tensor, labels: Tensor, own: Tensor) -> dict[str, 
 @pytest.mark.parametrize("engine", ["rank", "faiss"])
 def test_classes_weighted_by_their_queries_are_the_whole(engine: Literal["rank", "faiss"]) -> None:
     embeddings, labels = unit_rows([40, 2, 7, 1, 1], seed=15)
-    found = query_metrics(embeddings, labels, recall_at=RECALL_AT, engine=engine)
+    found = query_metrics(embeddings, labels, wanted=Wanted(RECALL_AT), engine=engine)
     whole, classes = found.means(), found.class_means().values()
     assert whole == retrieval_metrics(embeddings, labels, recall_at=RECALL_AT, engine=engine)
     assert sum(row["num_queries"] for row in classes) == whole["num_queries"] == 49
@@ -203,6 +205,7 @@ def test_no_tensor_grows_with_the_square_of_the_images(
     sizes: list[int], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exact, "_BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(ranks, "_MOST_POSITIVES", 4_000)
     embeddings, labels = unit_rows(sizes, seed=8)
     with Watch() as watch:
         retrieval_metrics(embeddings.to(device), labels.to(device))

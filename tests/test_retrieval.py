@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydml.config import ConfigError, parse
+from raydml.config import ConfigError, Wanted, parse
 from raydml.config.experiment import ExperimentConfig
 from raydml.data import subsets
 from raydml.data.listing import ANY_ROLE, GALLERY, QUERY
@@ -53,7 +53,7 @@ def test_queries_against_a_gallery_equal_the_loop(case: str, engine: Engine, dev
     rows, y = unit_rows(labels, seed=1)
     protocol = protocol_of_roles(np.array(roles, dtype=np.int8), "x")
     assert isinstance(protocol, QueryGallery)
-    found = protocol_metrics(protocol, rows.to(device), y.to(device), recall_at=RANKS, engine=engine)
+    found = protocol_metrics(protocol, rows.to(device), y.to(device), wanted=Wanted(RANKS), engine=engine)
     expected, left_out = by_roles(rows, y, protocol.roles, RANKS)
     for name, values in found.values.items():
         assert values.tolist() == pytest.approx([row[name] for row in expected.values()], abs=1e-7), name
@@ -91,10 +91,12 @@ def test_a_query_does_not_hide_the_gallery_image_at_its_own_position(engine: Eng
 def test_the_query_image_under_another_label_in_the_gallery_counts_against_it(engine: Engine) -> None:
     rows = np.array([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
     roles = np.array([QUERY, GALLERY, GALLERY, GALLERY], dtype=np.int8)
-    found = protocol_metrics(QueryGallery(roles), rows, np.array([0, 1, 0, 1]), recall_at=(1, 2), engine=engine).means()
+    found = protocol_metrics(
+        QueryGallery(roles), rows, np.array([0, 1, 0, 1]), wanted=Wanted((1, 2)), engine=engine
+    ).means()
     assert (found["recall@1"], found["recall@2"], found["map@r"]) == (0.0, 1.0, 0.0)
     equal = protocol_metrics(
-        QueryGallery(roles), rows[[0, 1, 1, 3]], np.array([0, 1, 0, 1]), recall_at=(1, 2), engine=engine
+        QueryGallery(roles), rows[[0, 1, 1, 3]], np.array([0, 1, 0, 1]), wanted=Wanted((1, 2)), engine=engine
     ).means()
     assert (equal["recall@1"], equal["recall@2"], equal["tied_queries"]) == (0.0, 1.0, 1.0), "a tie counts against it"
 
@@ -103,9 +105,9 @@ def test_the_query_image_under_another_label_in_the_gallery_counts_against_it(en
 def test_an_image_that_is_either_is_not_found_by_itself(engine: Engine) -> None:
     rows = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]])
     roles = np.array([ANY_ROLE, GALLERY, QUERY], dtype=np.int8)
-    found = protocol_metrics(QueryGallery(roles), rows, np.array([0, 0, 0]), recall_at=(1,), engine=engine)
+    found = protocol_metrics(QueryGallery(roles), rows, np.array([0, 0, 0]), wanted=Wanted((1,)), engine=engine)
     assert found.means()["num_queries"] == 2
-    foreign = protocol_metrics(QueryGallery(roles), rows, np.array([0, 1, 0]), recall_at=(1,), engine=engine)
+    foreign = protocol_metrics(QueryGallery(roles), rows, np.array([0, 1, 0]), wanted=Wanted((1,)), engine=engine)
     assert foreign.labels.tolist() == [0], "alone in its class but for itself and a query"
     assert foreign.num_without_positive == 1
 
@@ -121,7 +123,9 @@ def test_drawn_galleries_equal_the_loop(
     labels: list[int], num_draws: int, engine: Engine, device: torch.device
 ) -> None:
     rows, y = unit_rows(labels, seed=3)
-    found = protocol_metrics(RandomGallery(num_draws), rows.to(device), y.to(device), recall_at=RANKS, engine=engine)
+    found = protocol_metrics(
+        RandomGallery(num_draws), rows.to(device), y.to(device), wanted=Wanted(RANKS), engine=engine
+    )
     galleries = [gallery.tolist() for _, gallery in _draws(y.numpy(), num_draws)]
     images = by_draws(rows, y, galleries, RANKS)
     seen = [i for i, row in enumerate(images) if row]
@@ -142,7 +146,7 @@ def test_drawn_galleries_equal_the_loop(
 def test_classes_of_drawn_galleries_weighted_by_their_queries_are_the_whole(engine: Engine) -> None:
     labels = [0] * 2 + [1] * 7 + [2] + [3] * 4
     rows, y = unit_rows(labels, seed=4)
-    found = protocol_metrics(RandomGallery(9), rows, y, recall_at=RANKS, engine=engine)
+    found = protocol_metrics(RandomGallery(9), rows, y, wanted=Wanted(RANKS), engine=engine)
     classes, whole = found.class_means(), found.means()
     assert {label: row["num_queries"] for label, row in classes.items()} == {0: 1, 1: 6, 3: 3}
     assert all(isinstance(row["num_queries"], int) for row in classes.values())
@@ -202,7 +206,7 @@ def test_the_first_rank_is_asked_for_beyond_the_deepest_recall(engine: Engine) -
     """Lists of faiss may end before it: then it is counted."""
     gallery, gallery_labels = unit_rows(list(range(60)), seed=8)
     query, query_labels = unit_rows(list(range(60)), seed=9)
-    found = query_metrics(query, query_labels, gallery, gallery_labels, recall_at=(1,), mrr=True, engine=engine)
+    found = query_metrics(query, query_labels, gallery, gallery_labels, wanted=Wanted((1,), mrr=True), engine=engine)
     similarity = query @ gallery.T
     first = (similarity >= similarity.diagonal()[:, None]).sum(1)
     assert found.values["mrr"].tolist() == pytest.approx((1 / first.double()).tolist(), abs=1e-12)

@@ -9,7 +9,7 @@ the price (`count_within`).
 from __future__ import annotations
 
 from raydml.counting.plain import count_negatives, count_within, positives_of
-from raydml.counting.sides import Negatives, Positives, Side, added, merged
+from raydml.counting.sides import Negatives, Positives, Side, added, merged, sorted_by_class
 
 __all__ = [
     "Negatives",
@@ -20,4 +20,5 @@ __all__ = [
     "count_within",
     "merged",
     "positives_of",
+    "sorted_by_class",
 ]

@@ -45,6 +45,17 @@ class Negatives(NamedTuple):
     """(Q,) bool: a negative has exactly the similarity of the first positive."""
 
 
+def sorted_by_class(side: Side) -> tuple[Side, Tensor]:
+    """The rows in rising order of their labels, no copy where they are in it; and the row that each was (n,).
+
+    All counting works on sorted sides: who counts one side again and again sorts it once.
+    """
+    if bool((side.labels.diff() >= 0).all()):
+        return side, torch.arange(len(side.labels), device=side.labels.device)
+    order = side.labels.argsort(stable=True)
+    return Side(*(None if x is None else x[order] for x in side)), order  # type: ignore[arg-type]
+
+
 def merged(parts: Sequence[Positives]) -> Positives:
     """The positives of all parts of a gallery. All parts have the same queries."""
     counts = torch.stack([part.counts() for part in parts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from raydml.metrics.ranks import Engine, Labels, Rows, query_metrics, retrieval_metrics
+from raydml.metrics.inputs import Labels, Rows
+from raydml.metrics.ranks import Engine, query_metrics, retrieval_metrics
 
 __all__ = ["Engine", "Labels", "Rows", "query_metrics", "retrieval_metrics"]
