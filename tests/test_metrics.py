@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydml.config import Wanted
+from raydml.counting import sweep
 from raydml.metrics import query_metrics, ranks, retrieval_metrics
-from raydml.neighbors import exact
 
 RECALL_AT = (1, 2, 5, 40)
 
@@ -172,13 +172,14 @@ def test_the_order_of_images_does_not_matter(device: torch.device) -> None:
     assert retrieval_metrics(embeddings[order].to(device), labels[order]) == pytest.approx(as_given, abs=1e-12)
 
 
-@pytest.mark.parametrize("entries", [1, 3_000, 20_000])
+@pytest.mark.parametrize(("size", "positives"), [(48, 10_000), (96, 1), (144, 500)])
 def test_the_size_of_blocks_does_not_matter(
-    entries: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    size: int, positives: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeddings, labels = unit_rows(SHAPES["few big classes"], seed=7)
     whole = retrieval_metrics(embeddings.to(device), labels)
-    monkeypatch.setattr(exact, "_BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(sweep, "_TILE", size)
+    monkeypatch.setattr(ranks, "_MOST_POSITIVES", positives)
     assert retrieval_metrics(embeddings.to(device), labels) == whole
 
 
@@ -204,12 +205,15 @@ class Watch(TorchDispatchMode):
 def test_no_tensor_grows_with_the_square_of_the_images(
     sizes: list[int], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exact, "_BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(sweep, "_TILE", 48)
+    monkeypatch.setattr("raydml.counting.positives._MOST_ROWS", 48)
+    for room in ("products", "positives", "sweep"):
+        monkeypatch.setattr(f"raydml.counting.{room}.DEVICE_SIZE", 48)
     monkeypatch.setattr(ranks, "_MOST_POSITIVES", 4_000)
     embeddings, labels = unit_rows(sizes, seed=8)
     with Watch() as watch:
         retrieval_metrics(embeddings.to(device), labels.to(device))
-    smallest_block = 16 * len(labels)
+    smallest_block = 48 * len(labels)
     assert watch.most_entries <= smallest_block
 
 

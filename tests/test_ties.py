@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from raydml.counting import sweep
 from raydml.metrics import retrieval_metrics
-from raydml.neighbors import exact
 from tests.test_metrics import RECALL_AT, loop_metrics
 
 Engine = Literal["rank", "faiss"]
@@ -31,13 +31,15 @@ def test_a_collapsed_embedding_finds_nothing(engine: Engine, device: torch.devic
 
 @pytest.mark.parametrize("dim", [3, 64, 513])
 @pytest.mark.parametrize("remainder", [0, 1, 2, 3, 11])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_tie_is_seen_in_every_remainder_of_rows(
-    remainder: int, dim: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, remainder: int, dim: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Small products may round the same sum differently: blocks of 16 rows, and a few rows left over.
-    count = 16 * 8 + remainder
-    monkeypatch.setattr(exact, "_BLOCK_ENTRIES", 16 * count)
-    metrics = retrieval_metrics(collapsed(count, dim).to(device), torch.arange(count) // 4)
+    # Small products may round the same sum differently: tiles of 48 rows, and a few rows left over.
+    count = 48 * 3 + remainder
+    monkeypatch.setattr(sweep, "_TILE", 48)
+    rows = collapsed(count, dim).to(device, dtype)
+    metrics = retrieval_metrics(rows, torch.arange(count) // 4)
     assert (metrics["recall@1"], metrics["map@r"], metrics["tied_queries"]) == (0.0, 0.0, 1.0)
 
 

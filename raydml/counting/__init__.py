@@ -8,8 +8,9 @@ the price (`count_within`).
 
 from __future__ import annotations
 
-from raydml.counting.plain import count_negatives, count_within, positives_of
+from raydml.counting.positives import positives_of
 from raydml.counting.sides import Negatives, Positives, Side, added, merged, sorted_by_class
+from raydml.counting.sweep import count_negatives, count_within
 
 __all__ = [
     "Negatives",

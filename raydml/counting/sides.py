@@ -56,6 +56,16 @@ def sorted_by_class(side: Side) -> tuple[Side, Tensor]:
     return Side(*(None if x is None else x[order] for x in side)), order  # type: ignore[arg-type]
 
 
+def gathered(positives: Positives, order: Tensor) -> Positives:
+    """The queries in another order (Q,): query order[i] becomes query i. No copy where nothing moves."""
+    if bool((order == torch.arange(len(order), device=order.device)).all()):
+        return positives
+    counts = positives.counts()[order]
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    moved = torch.repeat_interleave(positives.offsets[:-1][order] - offsets[:-1], counts)
+    return Positives(positives.similarity[moved + torch.arange(len(moved), device=moved.device)], offsets)
+
+
 def merged(parts: Sequence[Positives]) -> Positives:
     """The positives of all parts of a gallery. All parts have the same queries."""
     counts = torch.stack([part.counts() for part in parts])
