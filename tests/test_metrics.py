@@ -265,8 +265,11 @@ def test_embeddings_that_are_not_finite_are_refused(bad: float, side: str, devic
     rows = {name: torch.eye(4, device=device) for name in ("query", "gallery")}
     rows[side][2, 1] = bad
     labels = torch.tensor([0, 0, 1, 1])
-    with pytest.raises(ValueError, match=f"{side}.*finite"):
+    with pytest.raises(ValueError, match=f"{side}: .* finite, but 1 of 4 rows hold NaN or infinity: 2$"):
         retrieval_metrics(rows["query"], labels, rows["gallery"], labels)
+    rows[side] = torch.full((9, 4), bad, device=device)
+    with pytest.raises(ValueError, match=r"9 of 9 rows hold NaN or infinity: 0, 1, 2, 3, 4 \.\.\."):
+        retrieval_metrics(rows[side], torch.arange(9))
 
 
 _ROWS, _LABELS = torch.eye(4), torch.tensor([0, 0, 1, 1])
