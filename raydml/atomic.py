@@ -23,18 +23,28 @@ def make_folder(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes or replaces a file; a crash leaves the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with beside.open("w", encoding="utf-8") as file:
+    with replaced_file(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def write_json(path: Path, value: object) -> None:
     """As `write_text`, JSON with sorted keys; refuses NaN and infinity with ValueError."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A place to write a file to, which takes the place of `path` at the end; on an error `path` stays as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    beside.replace(path)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from raydml.config import ConfigError, ExperimentConfig, Resources
@@ -106,6 +107,39 @@ def embedding_actors(resources: Resources, capacity: Capacity) -> tuple[int, Wor
         return number, Worker(min(worker.cpus, free / number), worker.gpus)
     cpus = min(worker.cpus, free)
     return max(1, _whole(free / cpus)) if cpus > 0 else 1, Worker(cpus, 0.0)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One machine of a cluster."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: float
+
+
+def counting_actors(
+    resources: Resources, capacity: Capacity, machines: Sequence[Machine], num_bytes: int, most: int
+) -> tuple[int, Worker]:
+    """Number, at most `most`, and size of the actors that hold shards of a gallery, `num_bytes` with one each.
+
+    Raises ConfigError where no machine has room for one.
+    """
+    worker = worker_of(resources, capacity)
+    number = sum(_fitting(worker, machine, num_bytes) for machine in machines)
+    if number < 1:
+        cpus, gpus, memory = (max((getattr(m, f.name) for m in machines), default=0.0) for f in fields(Machine))
+        raise ConfigError(
+            f"shards: an actor needs {worker.cpus:g} CPUs, {worker.gpus:g} GPUs and {num_bytes / 1e9:.1f} GB, "
+            f"but the largest machines have {cpus:g} CPUs, {gpus:g} GPUs and {memory / 1e9:.1f} GB: more shards are "
+            f"smaller (cpus_per_worker={worker.cpus:g}, gpus_per_worker={worker.gpus:g})"
+        )
+    return min(number, most), worker
+
+
+def _fitting(worker: Worker, machine: Machine, num_bytes: int) -> int:
+    fits = [_whole(machine.cpus / worker.cpus), _whole(machine.memory_bytes / num_bytes)]
+    return min([*fits, _whole(machine.gpus / worker.gpus)] if worker.gpus > 0 else fits)
 
 
 def _whole(ratio: float) -> int:

@@ -19,7 +19,7 @@ from rich.logging import RichHandler
 
 from raydml import plan
 from raydml.caveats import opening_lines
-from raydml.config import ConfigError, EvaluateOptions, ReportOptions, TrainOptions
+from raydml.config import ConfigError, EvaluateOptions, ExportOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import unknown_key, validate
 from raydml.overrides import own_options
 from raydml.space import Study, read_with_notes
@@ -203,7 +203,8 @@ def _embed(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from raydml import export_commands
 
-    return export_commands.export(arguments.what, arguments.overrides, _console())
+    options = _only_own_options(arguments.overrides, ExportOptions)
+    return export_commands.export(arguments.what, options, _console())
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

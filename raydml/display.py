@@ -167,15 +167,17 @@ def _further(study: Study, trial: FrozenTrial) -> dict[str, Scalar]:
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """Metrics of one evaluation beside those of raw pixels."""
+    """Metrics of one evaluation beside those of raw pixels, which do not have all of them."""
     title = "train" if evaluation.split == "train" else f"{evaluation.split}: retrieval of unseen classes"
-    table = Table(title=title, caption=evaluation.protocol)
+    table = Table(title=title, caption="\n".join(filter(None, [evaluation.protocol, evaluation.approximation])))
     table.add_column("metric")
     table.add_column("embeddings", justify="right")
     if evaluation.baseline is not None:
         table.add_column("raw pixels", justify="right")
     for name, value in evaluation.metrics.items():
+        if name.startswith("index_recall@"):  # said below the table
+            continue
         places = 0 if name.startswith("num_") else 4
-        raw = [] if evaluation.baseline is None else [f"{evaluation.baseline[name]:.{places}f}"]
-        table.add_row(name, f"{value:.{places}f}", *raw)
+        raw = [] if evaluation.baseline is None else [evaluation.baseline.get(name)]
+        table.add_row(name, *("" if number is None else f"{number:.{places}f}" for number in (value, *raw)))
     return table

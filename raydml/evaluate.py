@@ -1,4 +1,4 @@
-"""Exact retrieval metrics of trained models and of embeddings: `python -m raydml.evaluate RUN [RUN ...]`.
+"""Retrieval metrics of trained models and of embeddings: `python -m raydml.evaluate RUN [RUN ...]`.
 
 RUN is a trained model (checkpoint, run, study) or a Parquet file of embeddings that anything made, with the columns
 `label` and `embedding`. Metrics are computed from embeddings, never from loaders.
@@ -15,24 +15,28 @@ if __name__ == "__main__":
 
     sys.exit(main(["evaluate", *sys.argv[1:]]))
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
 import torch
 
 from raydml.config import EvaluateOptions, Resources, dump, wanted_metrics
 from raydml.config.grammar import validate
+from raydml.data.building import Progress
 from raydml.embedding import embed_subset
-from raydml.embedding_files import Rows, read_embeddings, read_roles, write_embeddings
-from raydml.evaluation_files import write_evaluation
+from raydml.embedding_files import Rows, write_embeddings
+from raydml.evaluation_files import write_evaluation, write_per_query
 from raydml.looks import note_look
-from raydml.measurement import measure
+from raydml.measurement import measure, measure_shards
 from raydml.retrieval import QueryGallery, protocol_of_roles
 from raydml.session import connected
+from raydml.shards import Columns, read_columns
+from raydml.stored import fingerprint, open_stored, read_rows
 from raydml.subjects import Opened, Subject, subjects_of
 
 _DEFAULT_RANKS = (1, 2, 4, 8)
@@ -45,7 +49,7 @@ class Evaluation:
     name: str
     """What was evaluated, for a heading."""
     directory: Path
-    """Where metrics.json, per_class.csv and, but for a file, embeddings.parquet lie."""
+    """Where metrics.json, per_class.csv, per_query.parquet and, but for a file, embeddings.parquet lie."""
     split: str
     """train, val, test, or `file` for embeddings; `test-medium` for a test list that is not the run's own."""
     protocol: str
@@ -54,6 +58,8 @@ class Evaluation:
     baseline: dict[str, float] | None
     """Metrics of raw pixels on the same images; none for a file."""
     synthetic: bool
+    approximation: str | None = None
+    """An approximate index and its recall, in a line; none where the metrics are exact."""
 
 
 def evaluate(
@@ -86,24 +92,35 @@ def evaluate(
 
 
 def run_evaluations(
-    runs: Sequence[str | Path], options: EvaluateOptions, *, verbose: bool = False
+    runs: Sequence[str | Path],
+    options: EvaluateOptions,
+    *,
+    verbose: bool = False,
+    counted: Progress | None = None,
 ) -> Iterator[Evaluation]:
     """Evaluates one after the other on one connection to Ray; with `fold=all` each fold and then all together.
 
-    Raises ConfigError for what cannot be evaluated, before anything is, and EmbeddingFailedError.
+    `counted` is told of the queries that are counted in shards. Raises ConfigError for what cannot be evaluated, before
+    anything is, EmbeddingFailedError and CountingFailedError.
     """
     opened = Opened()
-    subjects = [subjects_of(Path(run).expanduser(), options, opened) for run in runs]
-    with connected(verbose=verbose) if any(not isinstance(found, Path) for found in subjects) else nullcontext():
+    subjects = [subjects_of(run, options, opened) for run in runs]
+    needs_ray = options.shards is not None or any(not isinstance(found, str) for found in subjects)
+    with connected(verbose=verbose) if needs_ray else nullcontext():
         for found in subjects:
-            if isinstance(found, Path):
-                yield _evaluate_file(found, options)
+            if isinstance(found, str):
+                yield _evaluate_stored(found, options, verbose=verbose, counted=counted)
             else:
-                yield from _evaluate_models(found, options, opened, verbose=verbose)
+                yield from _evaluate_models(found, options, opened, verbose=verbose, counted=counted)
 
 
 def _evaluate_models(
-    subjects: Sequence[Subject], options: EvaluateOptions, opened: Opened, *, verbose: bool
+    subjects: Sequence[Subject],
+    options: EvaluateOptions,
+    opened: Opened,
+    *,
+    verbose: bool,
+    counted: Progress | None,
 ) -> Iterator[Evaluation]:
     parts: list[Rows] = []
     for subject in subjects:
@@ -112,10 +129,10 @@ def _evaluate_models(
             folder, subject.data, count, subject.split, options.batch_size, options.resources, verbose=verbose
         )
         parts.append(rows)
-        yield _evaluate_rows(rows, subject, subject.model.directory, folder, options, opened)
+        yield _evaluate_rows(rows, subject, subject.model.directory, folder, options, opened, counted)
     if len(parts) > 1:
         run = subjects[0].model.directory.parent
-        yield _evaluate_rows(_concatenated(parts), subjects[0], run, run, options, opened)
+        yield _evaluate_rows(_concatenated(parts), subjects[0], run, run, options, opened, counted)
 
 
 def _concatenated(parts: Sequence[Rows]) -> Rows:
@@ -126,34 +143,61 @@ def _concatenated(parts: Sequence[Rows]) -> Rows:
 
 
 def _evaluate_rows(
-    rows: Rows, subject: Subject, run: Path, looked_at: Path, options: EvaluateOptions, opened: Opened
+    rows: Rows,
+    subject: Subject,
+    run: Path,
+    looked_at: Path,
+    options: EvaluateOptions,
+    opened: Opened,
+    counted: Progress | None,
 ) -> Evaluation:
     """Writes what embeddings of the subject's images are worth below `run`; `looked_at` is whose they are."""
     images, subset = subject.images, subject.subset
     study = subject.model.study
     name = run.relative_to(study.parent).as_posix() if study else run.name
-    measured = measure(name, subject.protocol, rows, subset.labels, subject.wanted, options)
+    directory = run / "evaluation" / subject.folder
+    file = directory / "embeddings.parquet"
+    roles = subject.protocol.roles if isinstance(subject.protocol, QueryGallery) else None
+    labels = images.labels[subset.index]
+    write = partial(write_embeddings, file, rows, labels, subset.index, roles)
+    if options.shards is None:
+        measured = measure(name, subject.protocol, rows, subset.labels, subject.wanted, options)
+    else:
+        write()
+        stored, columns = open_stored(file, scaled=True), Columns(subset.labels, roles)
+        measured = measure_shards(name, stored, columns, subject.wanted, options, progress=counted)
     metrics = measured.metrics()
     if subject.split == "test":
         # First of all that is written: no number without its look.
         note_look(study or run, looked_at, metrics, at=subject.folder)
-    directory = run / "evaluation" / subject.folder
-    roles = subject.protocol.roles if isinstance(subject.protocol, QueryGallery) else None
-    write_embeddings(directory / "embeddings.parquet", rows, images.labels[subset.index], subset.index, roles)
+    if options.shards is None:
+        write()
+    write_per_query(directory, measured, subset.index, labels)
     line = write_evaluation(
         directory, measured, subject.protocol, subset.labels, lambda label: images.classes[subset.classes[label]]
     )
-    return Evaluation(name, directory, subject.folder, line, metrics, opened.baseline(subject), images.synthetic)
+    baseline = opened.baseline(subject)
+    return Evaluation(
+        name, directory, subject.folder, line, metrics, baseline, images.synthetic, measured.approximation
+    )
 
 
-def _evaluate_file(path: Path, options: EvaluateOptions) -> Evaluation:
-    rows, labels = read_embeddings(path)
-    protocol = protocol_of_roles(read_roles(path), str(path))
-    # Others may not have scaled theirs: neighbours are by cosine.
-    unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1).numpy()
+def _evaluate_stored(place: str, options: EvaluateOptions, *, verbose: bool, counted: Progress | None) -> Evaluation:
+    # Others may not have scaled theirs: they are when they are read, for neighbours are by cosine.
+    stored = open_stored(place)
+    columns = read_columns(stored)
+    protocol = protocol_of_roles(columns.roles, place)
     wanted = wanted_metrics(options.recall_at or _DEFAULT_RANKS, options.metrics or ())
-    measured = measure(str(path), protocol, unit, labels, wanted, options)
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest()
-    directory = Path(options.storage).expanduser().resolve() / "evaluations" / f"{path.stem}-{digest}"
-    line = write_evaluation(directory, measured, protocol, labels, str)
-    return Evaluation(path.name, directory, "file", line, measured.metrics(), None, synthetic=False)
+    if options.shards is None:
+        rows = read_rows(stored, np.arange(stored.num_rows))
+        measured = measure(place, protocol, rows, columns.labels, wanted, options)
+    else:
+        measured = measure_shards(place, stored, columns, wanted, options, verbose=verbose, progress=counted)
+    named = "-".join(filter(None, [PurePosixPath(place).stem, fingerprint(stored), options.approximate]))
+    directory = Path(options.storage).expanduser().resolve() / "evaluations" / named
+    write_per_query(directory, measured, np.arange(stored.num_rows), columns.labels)
+    line = write_evaluation(directory, measured, protocol, columns.labels, str)
+    name, metrics = PurePosixPath(place).name, measured.metrics()
+    return Evaluation(
+        name, directory, "file", line, metrics, None, synthetic=False, approximation=measured.approximation
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import timm
 import torch
@@ -17,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from raydml.config import ConfigError, ModelConfig
-from raydml.distances import full_precision, unit_slices
+from raydml.distances import full_precision, outside_autocast, unit_slices
 from raydml.distributed import gather, world_size
 
 # Longest run of images through a backbone when its number of features is found out.
@@ -64,7 +65,7 @@ class EmbeddingModel(nn.Module):
         `rescaled` says that what follows scales parts of the rows to unit length again. Then the length of the whole
         counts as constant: its gradient is zero in theory, and in practice rounding, which Adam makes steps of.
         """
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
+        with self._arithmetic(images.device):
             projections = full_precision(self.head(self.features(images)))
         if self._slices is not None:
             return unit_slices(projections, self._slices)
@@ -72,9 +73,13 @@ class EmbeddingModel(nn.Module):
 
     def unit_features(self, images: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, F) unit rows of the backbone's features, never in half precision."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self._autocast):
+        with self._arithmetic(images.device):
             features = full_precision(self.features(images))
         return nn.functional.normalize(features, dim=1)
+
+    def _arithmetic(self, device: torch.device) -> AbstractContextManager[object]:
+        # Nothing at all where there is nothing to switch: an exported model has no trace of autocast then.
+        return torch.autocast(device.type, torch.bfloat16) if self._autocast else outside_autocast(device)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, F), what the backbone puts out."""
@@ -90,6 +95,13 @@ class EmbeddingModel(nn.Module):
             for layer in self._batch_norms():
                 layer.eval()
         return self
+
+    def compute_in(self, precision: Literal["trained", "float32", "bfloat16"]) -> Self:
+        """This model, with backbone and head in another precision than it was trained in; parameters are float32."""
+        if precision == "trained":
+            return self
+        self._autocast = precision == "bfloat16"
+        return self.to(torch.float32)
 
     @property
     def normalises_batches(self) -> bool:

@@ -25,6 +25,9 @@ class QueryMetrics(NamedTuple):
     num_draws: int = 1
     """Draws of the gallery. The queries of a class are as many in each of them."""
 
+    place: Tensor | None = None
+    """(Q,) int64: which of the rows that were given each query is; None where that is not known."""
+
     def means(self) -> dict[str, float]:
         """Over all queries, with their numbers: what `retrieval_metrics` returns. Where drawn: over all draws."""
         return {
@@ -53,19 +56,3 @@ class QueryMetrics(NamedTuple):
             table[name] = (sums / counts).tolist()
         rows = zip(*table.values(), strict=True)
         return {label: dict(zip(table, row, strict=True)) for label, row in zip(labels.tolist(), rows, strict=True)}
-
-
-class Ranks(NamedTuple):
-    """What the metrics need of each query that has a positive. All (Q,)."""
-
-    first: Tensor
-    """Rank of the nearest positive, 1 being the best; int64."""
-
-    average_precision_at_r: Tensor
-    """float64."""
-
-    r_precision: Tensor
-    """float64."""
-
-    tied: Tensor
-    """Whether a negative has exactly the similarity of the nearest positive; bool."""

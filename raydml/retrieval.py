@@ -20,6 +20,7 @@ from raydml.data.cache import ImageSet
 from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Mask, Roles
 from raydml.data.subsets import Split, Subset
 from raydml.metrics import Engine, Labels, Rows, query_metrics
+from raydml.neighbors import Index
 from raydml.per_query import QueryMetrics
 from raydml.splits import Indices
 
@@ -80,11 +81,12 @@ def protocol_metrics(
     labels: Labels,
     *,
     wanted: Wanted = _DEFAULT,
-    engine: Engine = "rank",
+    engine: Engine | Index = "rank",
 ) -> QueryMetrics:
     """Metrics of unit embeddings (N, D) with labels (N,) by a protocol, query by query.
 
-    Raises ValueError as `query_metrics` does.
+    `engine` may be an index of the gallery, but not where galleries are drawn. Raises ValueError as `query_metrics`
+    does.
     """
     x = torch.as_tensor(embeddings)
     y = torch.as_tensor(labels).to(x.device)
@@ -93,7 +95,9 @@ def protocol_metrics(
             return query_metrics(x, y, wanted=wanted, engine=engine)
         case QueryGallery():
             query, gallery, own = sides_of(protocol)
-            return query_metrics(x[query], y[query], x[gallery], y[gallery], own=own, wanted=wanted, engine=engine)
+            found = query_metrics(x[query], y[query], x[gallery], y[gallery], own=own, wanted=wanted, engine=engine)
+            assert found.place is not None
+            return found._replace(place=query[found.place.cpu()])
         case RandomGallery(num_draws):
             wanted = replace(wanted, mrr=True)
             draws = (
@@ -140,7 +144,7 @@ def _averaged(draws: Iterable[tuple[Tensor, QueryMetrics]], labels: Tensor, num_
             sums.setdefault(name, values.new_zeros(len(labels)))[query] += values
     rows = times.nonzero()[:, 0]
     means = {name: total[rows] / times[rows] for name, total in sums.items()}
-    return QueryMetrics(means, labels[rows].long(), 0, times[rows], num_draws)
+    return QueryMetrics(means, labels[rows].long(), 0, times[rows], num_draws, rows)
 
 
 def facts_of(protocol: RetrievalProtocol, labels: Indices) -> dict[str, str | int]:

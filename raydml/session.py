@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from raydml.capacity import Capacity, this_machine
+from raydml.capacity import Capacity, Machine, this_machine
 
 # Read by Ray when it is imported or a worker starts.
 _SETTINGS = {
@@ -69,6 +69,13 @@ def joins_cluster() -> bool:
 def _capacity(ray: Any) -> Capacity:  # noqa: ANN401
     resources = ray.cluster_resources()
     return Capacity(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
+
+
+def machines() -> list[Machine]:
+    """Those of the cluster that is connected, with the memory that Ray gives to tasks and actors."""
+    alive = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
+    names = ("CPU", "GPU", "memory")
+    return [Machine(*(float(resources.get(name, 0.0)) for name in names)) for resources in alive]
 
 
 def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401

@@ -2,6 +2,7 @@
 
     mean of n seeds          m +- t_{n-1}(0.975) s / sqrt(n)                       Student
     mean over classes        classes drawn anew with replacement                   bootstrap
+    mean of shares           (p + z^2/2m +- z sqrt(p(1-p)/m + z^2/4m^2)) / (1 + z^2/m)     Wilson 1927, m of n values
     paired comparison        the same, of the differences b_i - a_i at equal seeds
     power of a comparison    P(|T| > t_{n-1}(0.975)), T noncentral t with n - 1 degrees and delta sqrt(n) / s
 
@@ -135,6 +136,24 @@ def _resampled(
     drawn = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=count).astype(np.float64)
     means: npt.NDArray[np.float64] = (drawn @ sums) / (drawn @ sizes)
     return means
+
+
+def mean_share(values: Values, *, level: float = 0.95) -> Interval:
+    """Wilson's interval of the mean of n independent values in [0, 1], exactly his where they are 0 or 1.
+
+    Shares vary less than hits and misses: they count as m = n p (1 - p) / variance of those (Korn, Graubard 1998).
+    Where all are equal nothing is known of their variance, and m = n: perfect ones do not prove that all others are.
+    Raises ValueError where there is no value or one is not in [0, 1].
+    """
+    x = _finite(values)
+    if x.min() < 0 or x.max() > 1:
+        raise ValueError(f"shares must be in [0, 1], but they reach from {x.min()} to {x.max()}")
+    n, p, variance = len(x), float(x.mean()), float(x.var())
+    m = n * p * (1 - p) / variance if variance else n
+    z = float(stats.norm.ppf((1 + level) / 2))
+    centre = (p + z * z / (2 * m)) / (1 + z * z / m)
+    half_width = z * math.sqrt(p * (1 - p) / m + z * z / (4 * m * m)) / (1 + z * z / m)
+    return Interval(n, p, max(0.0, centre - half_width), min(1.0, centre + half_width))
 
 
 def by_seed(values: Mapping[Run, float]) -> dict[int, float]:

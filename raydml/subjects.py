@@ -11,7 +11,7 @@ from raydml.config import ConfigError, DataConfig, EvaluateOptions, VehicleIdCon
 from raydml.data.cache import ImageSet
 from raydml.data.opening import open_images
 from raydml.data.subsets import Split, Subset, split_subset
-from raydml.retrieval import RetrievalProtocol, protocol_of
+from raydml.retrieval import RandomGallery, RetrievalProtocol, protocol_of
 from raydml.runs import TrainedModel, resolve, resolve_folds
 
 # What one trained model may be evaluated by in more than one way, as the configuration and the options name it.
@@ -64,14 +64,17 @@ class Opened:
         return self._baselines[key]
 
 
-def subjects_of(path: Path, options: EvaluateOptions, opened: Opened) -> Path | list[Subject]:
-    """What a path on the command line means: a file as it is, the model of a run, or its models of all folds.
+def subjects_of(run: str | Path, options: EvaluateOptions, opened: Opened) -> str | list[Subject]:
+    """What a path on the command line means: the place of embeddings, the model of a run, or its models of all folds.
 
-    Raises ConfigError for what cannot be evaluated as the options ask.
+    Embeddings are a file *.parquet, a folder that holds such files, or any URI. Raises ConfigError for what cannot be
+    evaluated as the options ask.
     """
-    if path.suffix == ".parquet":
-        _require_none_chosen(options, f"{path} is a file of embeddings")
-        return path
+    path = Path(run).expanduser()
+    if "://" in str(run) or path.suffix == ".parquet" or any(path.glob("[!.]*.parquet")):
+        place = str(run) if "://" in str(run) else str(path)
+        _require_none_chosen(options, f"{place} is a file of embeddings")
+        return place
     if options.fold != "all":
         return [_subject(resolve(path, fold=options.fold), options, opened)]
     models = resolve_folds(path)
@@ -90,13 +93,20 @@ def _subject(model: TrainedModel, options: EvaluateOptions, opened: Opened) -> S
     data = _as_asked(config.data, split, options)
     subset = split_subset(images, data, split, model.fold)
     protocol = protocol_of(data, images, subset, split)
+    if options.shards is not None and isinstance(protocol, RandomGallery):
+        raise ConfigError(
+            f"{model.checkpoint}: shards={options.shards} needs one gallery, but this protocol draws "
+            f"{protocol.num_draws}: gallery=leave_one_out has one"
+        )
     changed = [
         getattr(data, name) for name in _CHOICES if getattr(data, name, None) != getattr(config.data, name, None)
     ]
     evaluation = config.evaluation
     names = evaluation.metrics if options.metrics is None else options.metrics
     wanted = wanted_metrics(options.recall_at or evaluation.recall_at, names)
-    return Subject(model, data, split, "-".join([split, *changed]), images, subset, protocol, wanted)
+    # Beside the exact numbers, which are those that reports read.
+    folder = "-".join(filter(None, [split, *changed, options.approximate]))
+    return Subject(model, data, split, folder, images, subset, protocol, wanted)
 
 
 def _as_asked(data: DataConfig, split: Split, options: EvaluateOptions) -> DataConfig:

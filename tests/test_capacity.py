@@ -9,8 +9,10 @@ import pytest
 
 from raydml.capacity import (
     Capacity,
+    Machine,
     Worker,
     concurrency,
+    counting_actors,
     embedding_actors,
     fitting_trials,
     surely_without_gpu,
@@ -181,3 +183,44 @@ def test_this_machine_counts_the_cores_of_this_process_and_hides_what_is_hidden(
         assert this_machine().gpus == 0
     if hasattr(os, "sched_getaffinity"):
         assert this_machine().cpus == len(os.sched_getaffinity(0))
+
+
+MACHINES = [Machine(4, 0, 10e9), Machine(16, 2, 100e9), Machine(1, 0, 1e9)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_bytes", "most", "number"),
+    [
+        (resources(cpus=1, gpus=0), 1e9, 100, 21),
+        (resources(cpus=1, gpus=0), 3e9, 100, 3 + 16),
+        (resources(cpus=2, gpus=0), 20e9, 100, 5),
+        (resources(cpus=0.5, gpus=0), 1e9, 7, 7),
+        (resources(cpus=1), 1e9, 100, 2),
+        (resources(cpus=1, gpus=0.5), 1e9, 100, 4),
+    ],
+)
+def test_actors_that_hold_shards_fit_by_cores_by_gpus_and_by_memory(
+    asked: Resources, num_bytes: float, most: int, number: int
+) -> None:
+    found, worker = counting_actors(asked, Capacity(21, 2), MACHINES, int(num_bytes), most)
+    assert found == number
+    assert worker.cpus == asked.cpus_per_worker
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_bytes", "numbers"),
+    [
+        (resources(cpus=1, gpus=0), 200e9, ("200.0 GB", "100.0 GB", "more shards")),
+        (resources(cpus=17, gpus=0), 1e9, ("17 CPUs", "16 CPUs")),
+        (resources(cpus=1, gpus=3), 1e9, ("3 GPUs", "2 GPUs")),
+        # No one machine has both.
+        (resources(cpus=1, gpus=1), 110e9, ("1 GPUs", "110.0 GB")),
+    ],
+)
+def test_a_shard_that_fits_no_machine_is_refused(asked: Resources, num_bytes: float, numbers: tuple[str, ...]) -> None:
+    """Ray would wait for ever."""
+    with pytest.raises(ConfigError, match=r"^shards: ") as caught:
+        counting_actors(asked, Capacity(21, 2), MACHINES, int(num_bytes), 4)
+    assert all(number in str(caught.value) for number in numbers)
+    with pytest.raises(ConfigError):
+        counting_actors(asked, Capacity(0, 0), [], int(num_bytes), 4)

@@ -86,6 +86,7 @@ def test_a_file_with_roles_is_evaluated_as_queries_and_gallery(
         "num_queries": 7,
         "num_gallery": 5,
         "num_gallery_classes_without_query": 0,
+        "engine": engine,
         "description": "query against gallery: 7 queries, 5 gallery images",
     }
 
@@ -99,6 +100,7 @@ def test_roles_that_say_nothing_are_none(tmp_path: Path, roles: list[str | None]
     assert facts == {
         "protocol": "every other image",
         "num_images": 11,
+        "engine": "rank",
         "description": "every image against all others: 11 images",
     }
 

@@ -22,16 +22,20 @@ LAYERS = (
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),
-        *("counting", "torch_defects"),
+        *("counting", "torch_defects", "stored", "shards", "waves"),
     ),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
-    ("epoch", "clustering", "checkpoint", "baseline", "retrieval", "statistics"),
+    (
+        *("epoch", "clustering", "checkpoint", "baseline", "retrieval", "approximate", "statistics"),
+        *("shard_actor", "shard_counts"),
+    ),
     ("model_training", "fold_models", "training", "identity", "runs"),
     ("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "subjects"),
     (
         *("train", "trial", "tuner", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),
-        *("warm_start", "report", "measurement", "evaluation_files", "embed", "export"),
+        *("warm_start", "report", "measurement", "evaluation_files", "embed", "export", "export_checks"),
+        *("sharded",),
     ),
     (
         *("display", "phase_display", "data_display", "data_commands", "phases", "tune", "conclusion"),

@@ -53,3 +53,30 @@ def test_a_model_is_not_evaluated_on_other_images(run: Path, tmp_path: Path) -> 
     spoilt[0].write_bytes(spoilt[1].read_bytes())
     with pytest.raises(ConfigError, match=rf"^{run}/checkpoint: data: the images changed since this run began"):
         subject_of(run)
+
+
+def test_files_folders_and_uris_of_embeddings_are_places_and_runs_are_not(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "embeddings"
+    folder.mkdir()
+    with pytest.raises(ConfigError):
+        subjects_of(folder, OPTIONS, Opened())
+    (folder / ".part-000000.parquet").touch()
+    with pytest.raises(ConfigError):
+        subjects_of(folder, OPTIONS, Opened())
+    (folder / "part-000000.parquet").touch()
+    for place in (str(folder), str(folder / "part-000000.parquet"), "s3://bucket/embeddings"):
+        assert subjects_of(place, OPTIONS, Opened()) == place
+    assert isinstance(subjects_of(run, OPTIONS, Opened()), list)
+
+
+@pytest.mark.parametrize(
+    ("options", "law"),
+    [
+        ({"shards": 0}, "greater than or equal to 1"),
+        ({"shards": 2, "engine": "faiss"}, "shards=2 needs engine=rank, but got engine=faiss"),
+        ({"shards": 2, "metrics": ("map", "nmi")}, "shards=2 knows metrics of queries only, but got nmi"),
+    ],
+)
+def test_shards_are_counted_exactly_and_know_queries_only(options: dict[str, object], law: str) -> None:
+    with pytest.raises(ValueError, match=law):
+        EvaluateOptions(**options)  # type: ignore[arg-type]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from raydml.config.base import Model
 from raydml.config.study import Resources
 from raydml.config.wanted import wanted_metrics
+
+Approximate = Literal["ivf", "ivf_pq", "hnsw"]
+APPROXIMATE: tuple[Approximate, ...] = get_args(Approximate)
+"""Engines of an evaluation that may miss neighbours."""
 
 
 class TrainOptions(Model):
@@ -43,8 +47,8 @@ class EvaluateOptions(Model):
     nprobe: int | None = Field(default=None, ge=1)
     """Cells of `ivf` and `ivf_pq` that a query looks into; chosen from their number where None."""
 
-    ef_search: int = Field(default=64, ge=1)
-    """Candidates that `hnsw` keeps while it searches."""
+    ef_search: int | None = Field(default=None, ge=1)
+    """Candidates that `hnsw` keeps while it searches; 64 where None."""
 
     recall_at: tuple[int, ...] | None = None
     """Ranks k of recall@k; those of the run where None."""
@@ -63,7 +67,8 @@ class EvaluateOptions(Model):
     """What backbone and head compute in; `trained` is as the run was trained. Metrics are never in half precision."""
 
     shards: int | None = Field(default=None, ge=1)
-    """Parts of the gallery that are counted on actors of the cluster; None counts in this process."""
+    """Parts that the gallery is cut into, each counted by an actor of the cluster: for galleries that are larger than
+    a machine's memory. None counts in this process."""
 
     pictures: int = Field(default=6, ge=0)
     """Queries of each kind (best, typical, worst) that are drawn with their nearest images; 0 draws none."""
@@ -100,8 +105,33 @@ class EvaluateOptions(Model):
         ranks = self.recall_at
         if ranks is not None and (not ranks or min(ranks) < 1 or list(ranks) != sorted(set(ranks))):
             raise ValueError(f"recall_at must be distinct positive ranks in rising order, but got {ranks}")
-        wanted_metrics((), self.metrics or ())
         return self
+
+    @model_validator(mode="after")
+    def _shards_are_counted(self) -> EvaluateOptions:
+        wanted = wanted_metrics((), self.metrics or ())
+        if self.shards is not None and self.engine != "rank":
+            raise ValueError(f"shards={self.shards} needs engine=rank, but got engine={self.engine}")
+        if self.shards is not None and wanted.whole:
+            raise ValueError(
+                f"shards={self.shards} knows metrics of queries only, but got {wanted.whole[0]}, which needs all rows"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parameters_have_their_index(self) -> EvaluateOptions:
+        for name, engines in (("nprobe", ("ivf", "ivf_pq")), ("ef_search", ("hnsw",))):
+            value = getattr(self, name)
+            if value is not None and self.engine not in engines:
+                raise ValueError(
+                    f"{name} is one of engine={' and '.join(engines)}, but got {name}={value}, engine={self.engine}"
+                )
+        return self
+
+    @property
+    def approximate(self) -> Approximate | None:
+        """The engine, where it may miss neighbours."""
+        return next((engine for engine in APPROXIMATE if engine == self.engine), None)
 
 
 class EmbedOptions(Model):
@@ -132,7 +162,7 @@ class ExportOptions(Model):
     fold: int | None = Field(default=None, ge=0)
     """Which model, where a run has one for each of several folds."""
 
-    formats: tuple[Literal["onnx", "torch"], ...] = ("onnx", "torch")
+    formats: tuple[Literal["onnx", "torch"], ...] = Field(default=("onnx", "torch"), min_length=1)
     """ONNX (model.onnx) and torch.export (model.pt2)."""
 
 

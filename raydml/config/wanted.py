@@ -11,6 +11,8 @@ OF_QUERIES = ("map", "mrr", "map@K", "precision@K")
 # Of a whole set of embeddings.
 OF_CLUSTERS = ("nmi", "ami", "f1")
 OF_GEOMETRY = ("distances", "spectral_decay", "silhouette")
+# What of those a class has: of all its rows, where other metrics of a class are means over its queries.
+OF_CLASSES = ("intra_distance", "silhouette")
 
 _AT_RANK = re.compile(r"(map|precision)@([1-9][0-9]*)")
 

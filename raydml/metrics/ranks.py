@@ -18,8 +18,9 @@ from raydml.config.wanted import OF_QUERIES
 from raydml.counting import Side, count_negatives, count_within, positives_of, sorted_by_class
 from raydml.metrics.counts import limits, values_of
 from raydml.metrics.inputs import Labels, Rows, checked_side, exact_products
-from raydml.metrics.lists import num_positives_of, ranks_by_lists
-from raydml.per_query import QueryMetrics, Ranks
+from raydml.metrics.lists import num_positives_of, values_by_lists
+from raydml.neighbors import Index, build_index
+from raydml.per_query import QueryMetrics
 
 Engine = Literal["rank", "faiss"]
 
@@ -69,9 +70,11 @@ def query_metrics(
     groups: Labels | None = None,
     gallery_groups: Labels | None = None,
     wanted: Wanted = _DEFAULT,
-    engine: Engine = "rank",
+    engine: Engine | Index = "rank",
 ) -> QueryMetrics:
     """As `retrieval_metrics`, query by query; metrics of a whole set are left out.
+
+    `engine` may be an index of the gallery's rows, approximate or not: what it does not find counts as not found.
 
     `own` (Q,) int64 is the row of the gallery that is the query itself and is not found, -1 where none is. Without it
     no row of a given gallery is excluded: equal positions are not the same image.
@@ -94,14 +97,18 @@ def query_metrics(
     return _measured(q._replace(rows=q.rows.to(wider)), g._replace(rows=g.rows.to(wider)), wanted, engine)
 
 
-def _measured(query: Side, gallery: Side | None, wanted: Wanted, engine: Engine) -> QueryMetrics:
+def _measured(query: Side, gallery: Side | None, wanted: Wanted, engine: Engine | Index) -> QueryMetrics:
     with exact_products():
-        values, usable = (_by_counting if engine == "rank" else _by_lists)(query, gallery, wanted)
+        if engine == "rank":
+            values, usable = _by_counting(query, gallery, wanted)
+        else:
+            index = None if engine == "faiss" else engine
+            values, usable = _by_lists(query, gallery, wanted, index)
     rows = usable.nonzero()[:, 0]
     if not len(rows):
         raise ValueError("no query has a positive: every label of the queries is alone")
     found = {name: column[rows] for name, column in values.items()}
-    return QueryMetrics(found, query.labels[rows], len(query.labels) - len(rows))
+    return QueryMetrics(found, query.labels[rows], len(query.labels) - len(rows), place=rows)
 
 
 def _by_counting(query: Side, gallery: Side | None, wanted: Wanted) -> tuple[dict[str, Tensor], Tensor]:
@@ -110,7 +117,7 @@ def _by_counting(query: Side, gallery: Side | None, wanted: Wanted) -> tuple[dic
     gallery = None if gallery is None else sorted_by_class(gallery)[0]
     parts, counts = [], []
     for rows in _few_positives(query, query if gallery is None else gallery):
-        part = Side(*(None if x is None else x[rows] for x in query))  # type: ignore[arg-type]
+        part = _part(query, rows)
         positives = positives_of(part, query if gallery is None else gallery)
         counts.append(positives.counts())
         limit = limits(counts[-1], wanted)
@@ -134,41 +141,23 @@ def _few_positives(query: Side, gallery: Side) -> Iterator[slice]:
         start = max(stop, start + 1)
 
 
-def _by_lists(query: Side, gallery: Side | None, wanted: Wanted) -> tuple[dict[str, Tensor], Tensor]:
-    """As `_by_counting`, from faiss's lists of neighbours."""
-    if wanted.full_map or wanted.map_at or wanted.precision_at or query.groups is not None:
-        raise ValueError("engine=faiss knows recall@k, map@r, r_precision and mrr without groups: take engine=rank")
+def _by_lists(
+    query: Side, gallery: Side | None, wanted: Wanted, index: Index | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """As `_by_counting`, from lists of neighbours: of an index that may be approximate, or exact ones of faiss."""
     found = query if gallery is None else gallery
-    own = torch.full_like(query.labels, -1) if query.identity is None else query.identity
-    usable = num_positives_of(query.labels, found.labels) > (own >= 0).long()
-    columns = Ranks(*(torch.zeros(len(own), dtype=t, device=own.device) for t in _RANK_TYPES))
-    for rows, inside in ((((own >= 0) & usable).nonzero()[:, 0], True), (((own < 0) & usable).nonzero()[:, 0], False)):
-        if len(rows):
-            own_rows = own[rows] if inside else None
-            sides = (query.rows[rows], query.labels[rows], found.rows, found.labels, own_rows)
-            ranks = ranks_by_lists(*sides, max(wanted.recall_at, default=1), _ranks_by_counting)
-            for column, part in zip(columns, ranks, strict=True):
-                column[rows] = part
-    values = {
-        **{f"recall@{k}": (columns.first <= k).double() for k in wanted.recall_at},
-        "map@r": columns.average_precision_at_r,
-        "r_precision": columns.r_precision,
-        **({"mrr": 1 / columns.first.double()} if wanted.mrr else {}),
-        "tied_queries": columns.tied.double(),
-    }
-    return values, usable
+    if index is not None:
+        if len(index.gallery) != len(found.rows):
+            raise ValueError(
+                f"the index must be one of the gallery's rows, but has {len(index.gallery)}, and it {len(found.rows)}"
+            )
+        return values_by_lists(query, found, wanted, index.search)
+
+    def counted(rows: Tensor) -> dict[str, Tensor]:
+        return _by_counting(_part(query, rows), found, wanted)[0]
+
+    return values_by_lists(query, found, wanted, build_index(found.rows, "flat").search, counted)
 
 
-_RANK_TYPES = (torch.int64, torch.float64, torch.float64, torch.bool)
-
-
-def _ranks_by_counting(
-    query: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor, own: Tensor | None, deepest: int
-) -> Ranks:
-    """For the queries of which a list does not tell enough. All have a positive; `deepest` is not needed here."""
-    del deepest
-    others = torch.arange(len(gallery_labels), device=gallery.device)
-    sides = Side(query, query_labels, own), Side(gallery, gallery_labels, None if own is None else others)
-    values, _ = _by_counting(*sides, Wanted((), mrr=True))
-    first = (1 / values["mrr"]).round().long()
-    return Ranks(first, values["map@r"], values["r_precision"], values["tied_queries"].bool())
+def _part(side: Side, rows: slice | Tensor) -> Side:
+    return Side(*(None if x is None else x[rows] for x in side))  # type: ignore[arg-type]

@@ -1,7 +1,21 @@
-"""Nearest neighbours by inner product, exact and approximate; the only room that knows faiss."""
+"""Nearest neighbours by inner product, exact and approximate, and clusters; the only room that knows faiss."""
 
 from __future__ import annotations
 
+from raydml.neighbors.clusters import clusters
 from raydml.neighbors.exact import blocks, nearest
+from raydml.neighbors.index_plans import Kind, Plan, plan_index
+from raydml.neighbors.index_recall import found_shares
+from raydml.neighbors.indexes import Index, build_index
 
-__all__ = ["blocks", "nearest"]
+__all__ = [
+    "Index",
+    "Kind",
+    "Plan",
+    "blocks",
+    "build_index",
+    "clusters",
+    "found_shares",
+    "nearest",
+    "plan_index",
+]

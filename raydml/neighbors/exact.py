@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from raydml.neighbors.library import Searched, as_array, flat_index
+
 Engine = Literal["auto", "torch", "faiss"]
 
 # One block of similarities: 16 MiB of float32, near what a core's caches hold; a few of them live at a time.
@@ -20,16 +22,22 @@ def nearest(
     """The k most similar gallery rows of each query: similarity (Q, k) in falling order, index (Q, k) int64.
 
     query (Q, D), gallery (M, D); `exclude` (Q,) is one gallery row that must not be returned, such as the query
-    itself. Equal similarities come in rising order of index. `auto` is torch on a GPU and faiss elsewhere.
-    Raises ValueError where fewer than k rows can be returned.
+    itself, or -1. Equal similarities come in rising order of index. `auto` is torch on a GPU and faiss elsewhere.
+    Raises ValueError where fewer than k rows can be returned. `build_index` is for a gallery that is searched often.
     """
-    available = len(gallery) - int(exclude is not None)
-    if not 1 <= k <= available:
-        raise ValueError(f"k must be in 1 ... {available}, the rows that can be returned, but got k={k}")
+    require_available(len(gallery), k, exclude)
     if engine == "auto":
         engine = "torch" if query.is_cuda else "faiss"
-    find = _nearest_torch if engine == "torch" else _nearest_faiss
-    return _by_similarity_then_index(*find(query, gallery, k, exclude))
+    if engine == "torch":
+        return by_similarity_then_index(*_nearest_torch(query, gallery, k, exclude))
+    return nearest_in(flat_index(gallery), query, gallery, k, exclude)
+
+
+def require_available(num_rows: int, k: int, exclude: Tensor | None) -> None:
+    """Raises ValueError where a gallery of so many rows has fewer than k to return."""
+    available = num_rows - int(exclude is not None)
+    if not 1 <= k <= available:
+        raise ValueError(f"k must be in 1 ... {available}, the rows that can be returned, but got k={k}")
 
 
 def blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
@@ -43,7 +51,8 @@ def _nearest_torch(query: Tensor, gallery: Tensor, k: int, exclude: Tensor | Non
     for rows in blocks(len(query), len(gallery)):
         similarity = query[rows] @ gallery.T
         if exclude is not None:
-            similarity.scatter_(1, exclude[rows, None], -torch.inf)
+            those = (exclude[rows] >= 0).nonzero()[:, 0]
+            similarity[those, exclude[rows][those]] = -torch.inf
         found.append(_first_of_equals(similarity, k))
     return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
 
@@ -63,15 +72,12 @@ def _first_of_equals(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, index
 
 
-def _nearest_faiss(query: Tensor, gallery: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
-    import faiss
-
-    flat = faiss.IndexFlatIP(gallery.shape[1])
-    flat.add(gallery.detach().float().cpu().contiguous().numpy())
+def nearest_in(flat: Searched, query: Tensor, gallery: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As `nearest`, from faiss's exact index of the gallery."""
     extra = 0 if exclude is None else 1
     # One more than needed shows where a list ends amid equal similarities; faiss keeps any of them.
     depth = min(k + extra + 1, len(gallery))
-    values, index = flat.search(query.detach().float().cpu().contiguous().numpy(), depth)
+    values, index = flat.search(as_array(query), depth)
     similarity, indices = torch.from_numpy(values).to(query.device), torch.from_numpy(index).to(query.device)
     cut = (similarity[:, -1] == similarity[:, k - 1]).nonzero()[:, 0] if depth > k else similarity.new_zeros(0).long()
     if exclude is not None:
@@ -80,7 +86,7 @@ def _nearest_faiss(query: Tensor, gallery: Tensor, k: int, exclude: Tensor | Non
     if len(cut):
         exact = _nearest_torch(query[cut].float(), gallery.float(), k, None if exclude is None else exclude[cut])
         similarity[cut], indices[cut] = exact
-    return similarity, indices
+    return by_similarity_then_index(similarity, indices)
 
 
 def _without(similarity: Tensor, index: Tensor, exclude: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +97,8 @@ def _without(similarity: Tensor, index: Tensor, exclude: Tensor) -> tuple[Tensor
     return similarity[~unwanted].view(shape), index[~unwanted].view(shape)
 
 
-def _by_similarity_then_index(similarity: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+def by_similarity_then_index(similarity: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Lists in falling order of similarity; where it is equal, in rising order of index."""
     index, order = index.sort(1)
     similarity, order = similarity.gather(1, order).sort(dim=1, descending=True, stable=True)
     return similarity, index.gather(1, order)

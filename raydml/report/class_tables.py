@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from raydml.config import ConfigError
+from raydml.config.wanted import OF_CLASSES
 from raydml.report.estimates import ClassMeans
 
-_NOT_METRICS = ("class", "num_queries")
+_REQUIRED = ("class", "num_queries")
+# Nor a mean over queries, of which the metrics beside it are means in turn.
+_NOT_METRICS = (*_REQUIRED, *OF_CLASSES)
 # Digits that a table may have been rounded to.
 _TOLERANCE = 1e-4
 
@@ -44,7 +47,7 @@ def _parsed(path: Path) -> ClassMeans:
     # A class whose images are alone has no query, and no metric.
     rows = [row for row in rows if row.get("num_queries") != "0"]
     names = [name for name in (rows[0] if rows else {}) if name not in _NOT_METRICS]
-    if not names or not all(key in rows[0] for key in _NOT_METRICS):
+    if not names or not all(key in rows[0] for key in _REQUIRED):
         raise ConfigError(f"{path}: expected the columns class, num_queries and metrics, and a line for each class")
     return ClassMeans(
         classes=tuple(row["class"] for row in rows),

@@ -1,0 +1,79 @@
+"""What an actor of the cluster does with a shard of the gallery. It knows nothing of Ray, which runs it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from raydml.counting import Positives, Side, count_negatives, positives_of
+from raydml.embedding_files import Rows
+from raydml.metrics.inputs import exact_products
+from raydml.shards import Shard
+from raydml.splits import Indices
+from raydml.stored import Stored, read_rows
+
+
+class QueryBlock(NamedTuple):
+    """Q queries, in the order of their classes. Arrays, which Ray shares among the actors of a machine."""
+
+    rows: Rows
+    """(Q, D)"""
+    labels: Indices
+    identity: Indices
+    """(Q,) rows counted over all files."""
+    groups: Indices | None
+
+
+class Thresholds(NamedTuple):
+    """`counting.Positives` in the whole gallery, and the last ranks that matter."""
+
+    similarity: npt.NDArray[np.float32]
+    offsets: Indices
+    limit: Indices
+
+
+class ShardActor:
+    """One shard of the gallery, and what is counted in it."""
+
+    def __init__(self, stored: Stored, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        self._stored = stored
+        has_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available()
+        self._device = torch.device("cuda" if has_gpu else "cpu")
+        self._shard: Side | None = None
+
+    def ready(self) -> None:
+        """Answers when the process runs."""
+
+    def hold(self, shard: Shard) -> None:
+        """Reads a shard instead of the one it held."""
+        self._shard = None
+        order = np.argsort(shard.identity)
+        rows = read_rows(self._stored, shard.identity[order], order)
+        self._shard = self._side(rows, shard.labels, shard.identity, shard.groups)
+
+    def positives(self, block: QueryBlock) -> tuple[npt.NDArray[np.float32], Indices]:
+        """Similarities and offsets of `counting.Positives`."""
+        assert self._shard is not None
+        with exact_products():
+            found = positives_of(self._side(*block), self._shard)
+        return found.similarity.cpu().numpy(), found.offsets.cpu().numpy()
+
+    def negatives(self, block: QueryBlock, thresholds: Thresholds) -> tuple[Indices, npt.NDArray[np.bool_]]:
+        """Counts and ties of `counting.Negatives`."""
+        assert self._shard is not None
+        similarity, offsets, limit = (self._tensor(array) for array in thresholds)
+        with exact_products():
+            found = count_negatives(self._side(*block), self._shard, Positives(similarity, offsets), limit)
+        return found.at_least.cpu().numpy(), found.tied.cpu().numpy()
+
+    def _side(self, *columns: npt.NDArray[Any] | None) -> Side:
+        return Side(*(None if column is None else self._tensor(column) for column in columns))  # type: ignore[arg-type]
+
+    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        # What comes through the object store is read-only, which torch does not know of.
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._device)

@@ -1,0 +1,117 @@
+"""A gallery on several actors: the numbers of one process, bit for bit, also where an actor is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from raydml.config import Resources, wanted_metrics
+from raydml.data.building import Progress
+from raydml.data.listing import GALLERY
+from raydml.per_query import QueryMetrics
+from raydml.retrieval import EveryOther, protocol_metrics, protocol_of_roles
+from raydml.session import machines
+from raydml.sharded import count_sharded
+from raydml.shards import read_columns
+from raydml.stored import open_stored
+from tests.integration.conftest import FinishedSearch
+from tests.integration.studies import run_here, wait_for
+from tests.shard_cases import mixed_roles, plain_rows, tied_rows, write_parts
+from tests.test_shard_counts import require_equal
+
+pytestmark = pytest.mark.usefixtures("ray_here", "small_blocks")
+WANTED = wanted_metrics((1, 2, 4, 1000), ("map", "mrr", "map@3"))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydml.shards._MOST_QUERIES", 37)
+
+
+def counted(root: Path, num_shards: int, *, cpus: float = 0.5, progress: Progress | None = None) -> QueryMetrics:
+    stored = open_stored(root)
+    resources = Resources(cpus_per_worker=cpus, gpus_per_worker=0)
+    return count_sharded(stored, read_columns(stored), WANTED, num_shards, resources, progress=progress)
+
+
+def shard_actors() -> list[psutil.Process]:
+    """Of the Ray that this process started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ShardActor" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_more_shards_than_actors_find_what_one_process_finds(tmp_path: Path) -> None:
+    rows, labels = tied_rows(307)
+    roles = mixed_roles(307)
+    root = write_parts(tmp_path, rows, labels, roles, cuts=(90, 190))
+    unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+    told: list[tuple[int, int]] = []
+    cpus = machines()[0].cpus / 2
+    found = counted(root, 7, cpus=cpus, progress=lambda done, total: told.append((done, total)))
+    require_equal(found, protocol_metrics(protocol_of_roles(roles, "x"), unit, labels, wanted=WANTED))
+    assert told == sorted(told)
+    assert told[-1] == (int((roles != GALLERY).sum()),) * 2
+    wait_for(lambda: not shard_actors())
+
+
+def test_actors_that_are_killed_change_nothing(tmp_path: Path) -> None:
+    rows, labels = plain_rows(307)
+    root = write_parts(tmp_path, rows, labels)
+    killed: list[int] = []
+
+    def kill_one(done: int, total: int) -> None:
+        if len(killed) < 2 and done > (1 + len(killed)) * total / 4:
+            victim = shard_actors()[0]
+            os.kill(victim.pid, signal.SIGKILL)
+            killed.append(victim.pid)
+
+    found = counted(root, 2, progress=kill_one)
+    assert len(set(killed)) == 2
+    unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+    require_equal(found, protocol_metrics(EveryOther(), unit, labels, wanted=WANTED))
+
+
+def test_a_row_that_is_not_finite_is_named_by_the_command(tmp_path: Path) -> None:
+    """What an actor finds reaches the user as one line."""
+    rows, labels = plain_rows(307)
+    rows[200, 3] = torch.nan
+    process = run_here("evaluate", write_parts(tmp_path / "x", rows, labels), "shards=2", f"storage={tmp_path}")
+    assert process.returncode == 2, process.stderr
+    [line] = process.stderr.strip().splitlines()
+    assert "part-000000.parquet: embeddings must be finite" in line
+    assert "rows 200 (" in line
+
+
+def test_a_folder_of_embeddings_gives_the_same_files_with_shards_and_without(tmp_path: Path) -> None:
+    rows, labels = plain_rows(307)
+    root = write_parts(tmp_path / "embeddings", rows, labels, cuts=(90,))
+    contents = []
+    for shards in ([], ["shards=2"]):
+        process = run_here("evaluate", root, f"storage={tmp_path}", "metrics=[map, mrr]", *shards)
+        assert process.returncode == 0, process.stderr
+        [folder] = tmp_path.glob("evaluations/embeddings-*")
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert {"metrics.json", "per_class.csv", "protocol.json"} <= contents[-1].keys()
+        shutil.rmtree(folder)
+    assert contents[0] == contents[1]
+
+
+def test_a_run_gives_the_same_numbers_with_shards(tmp_path: Path, finished: FinishedSearch) -> None:
+    folders = []
+    for shards in ([], ["shards=3"]):
+        process = run_here("evaluate", finished.folder / "best.yaml", *shards)
+        assert process.returncode == 0, process.stderr
+        [folder] = finished.folder.glob("trials/*/evaluation/val")
+        folders.append({name: (folder / name).read_bytes() for name in ("metrics.json", "per_class.csv")})
+    assert folders[0] == folders[1]
