@@ -8,6 +8,7 @@ There is no generator to keep: every random number of a training is a function o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shutil
@@ -27,6 +28,7 @@ from raydml.learners import Division
 from raydml.objective import DataShape, Objective, build_objective
 
 _FORMAT = 2
+_READ_AT_A_TIME = 16 * 2**20
 _PACKAGES = ("torch", "timm", "ray", "optuna", "numpy")
 
 
@@ -100,6 +102,17 @@ def read_meta(directory: Path) -> dict[str, Any]:
     if meta.get("format") != _FORMAT:
         raise ConfigError(f"{directory}: checkpoint format {meta.get('format')}, but this raydml reads {_FORMAT}")
     return meta
+
+
+def digest(directory: Path) -> str:
+    """Names a checkpoint by its content: weights and how the model is built. Raises ConfigError as `read_meta`."""
+    meta = read_meta(directory)
+    head = {name: meta[name] for name in ("config", "shape")}
+    found = hashlib.blake2b(json.dumps(head, sort_keys=True).encode(), digest_size=16)
+    with (directory / "model.safetensors").open("rb") as file:
+        while block := file.read(_READ_AT_A_TIME):
+            found.update(block)
+    return found.hexdigest()
 
 
 def remove(run: Path) -> None:

@@ -246,12 +246,17 @@ def _data(arguments: argparse.Namespace) -> int:
 def _runs_and_options(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     """What a command looks at and how. Raises ConfigError where a run does not exist."""
     # A folder may have any name; what is one is a run.
-    options = [text for text in arguments.overrides if "=" in text and not Path(text).expanduser().exists()]
+    options = [text for text in arguments.overrides if "=" in text and not _is_place(text)]
     runs = [arguments.what, *(text for text in arguments.overrides if text not in options)]
     for run in runs:
-        if not Path(run).expanduser().exists():
+        if not _is_place(run):
             raise ConfigError(f"{run}: no such run")
     return runs, options
+
+
+def _is_place(text: str) -> bool:
+    """Whether a word is a path that exists, or a URI; options of a URI come after its scheme."""
+    return "://" in text.partition("=")[0] or Path(text).expanduser().exists()
 
 
 def _clusters(row: Mapping[str, float]) -> str:

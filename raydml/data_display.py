@@ -29,7 +29,7 @@ class Images:
         """`verb`: what is done to the images; `every_s`: seconds between two plain lines."""
         self._console, self._verb, self._every_s = console, verb, every_s
         self._began = self._told = math.nan
-        self._before = 0
+        self._before = self._done = 0
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -51,14 +51,16 @@ class Images:
             self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` images are done."""
+        """`done` of `total` images are done; fewer than before are others, and are counted from here."""
         now = time.monotonic()
-        if math.isnan(self._began):
+        if math.isnan(self._began) or done < self._done:
             # What an earlier process did says nothing of the speed of this one.
             self._began = self._told = now
             self._before = done
-            if self._bar is not None:
+            if self._bar is not None and self._task is not None:
+                self._bar.reset(self._task)
                 self._bar.start()
+        self._done = done
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, visible=True)
             if done >= total:

@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from raydml.config import EmbedOptions
+from raydml.config.grammar import validate
+from raydml.data.found_images import find_images
+from raydml.data_display import Images
+from raydml.embedding import UNREADABLE, EmbeddedImages, EmbeddingFailedError, embed_images
+from raydml.overrides import own_options
+from raydml.runs import resolve
+
+_DONE, _FAILED = 0, 1
+
 
 def embed(run: str, images: str, overrides: Sequence[str], console: Console, *, verbose: bool) -> int:
     """Embeds the images and says where they lie. Raises ConfigError for bad input."""
-    raise NotImplementedError
+    own, rest = own_options(overrides, EmbedOptions)
+    options = validate(EmbedOptions, own, source="command line")
+    model = resolve(run, fold=options.fold)
+    found = find_images(images, rest, absent_too=options.unreadable == "skip")
+    try:
+        with Images(console, "embedded") as progress:
+            done = embed_images(model, found, options, verbose=verbose, progress=progress)
+    except EmbeddingFailedError as error:
+        print(f"error: the images could not be embedded: {error}; the same command goes on", file=sys.stderr)
+        return _FAILED
+    for line in _lines(done, labelled=found.labels is not None):
+        console.print(line, highlight=False, soft_wrap=True)
+    return _DONE
+
+
+def _lines(done: EmbeddedImages, *, labelled: bool) -> list[str]:
+    kept = f", {done.num_kept:,} of them before" if done.num_kept else ""
+    lines = [f"embedded {done.num_images:,} images in {done.embedding_dim} dimensions{kept}"]
+    if done.unreadable:
+        lines.append(f"left out {len(done.unreadable):,} images that cannot be read: {UNREADABLE} names them")
+    lines.append(f"written: {done.place}")
+    if labelled:
+        lines.append(f"  next: python -m raydml.evaluate {done.place}")
+    return lines

@@ -1,112 +1,179 @@
-"""Embeddings of a split by a trained model, through a Ray Data actor pool: no padding, so no image counts twice."""
+"""Embeddings of images by a trained model, block by block: those of a split for its evaluation, or of any gallery.
+
+No image is padding and none counts twice. A process that was killed goes on with the blocks that are missing.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from raydml import checkpoint
-from raydml.capacity import embedding_actors
-from raydml.config import DataConfig, Resources
-from raydml.data.batches import sequential_batches
-from raydml.data.opening import open_images
-from raydml.data.pixels import PixelSource
-from raydml.data.subsets import Split, split_subset
-from raydml.embedding_files import Rows, as_column, as_matrix
-from raydml.epoch import embed
-from raydml.session import connected, import_ray, reason_of
-from raydml.splits import Indices
+from raydml.block_folder import BlockFolder, Unreadable
+from raydml.config import ConfigError, EmbedOptions, EvaluateOptions
+from raydml.data.building import Progress
+from raydml.data.found_images import UNKNOWN, FoundImages
+from raydml.data.listing import ANY_ROLE
+from raydml.data.output import Output
+from raydml.data.reading import EncodedImages, SplitImages
+from raydml.embedding_files import ROLE_NAMES, Rows, as_column, as_matrix
+from raydml.embedding_pool import Block, Effort, EmbeddedBlock, EmbeddingFailedError, embed_blocks
+from raydml.runs import TrainedModel
+from raydml.subjects import Subject
 
-# Blocks per actor: the last one of an uneven cut must not keep all others waiting.
-_BLOCKS_PER_ACTOR = 4
+__all__ = ["EmbeddedImages", "EmbeddingFailedError", "embed_images", "embed_subset"]
+
+UNREADABLE = "unreadable.csv"
+_SHOWN = 3
 
 
-class EmbeddingFailedError(RuntimeError):
-    """The workers could not embed the images; the message says why."""
+@dataclass(frozen=True)
+class EmbeddedImages:
+    """Embeddings of a gallery, on disk or in a bucket."""
+
+    place: str
+    """The folder or URI of the Parquet files, for `raydml.embedding_files`."""
+    num_images: int
+    """Embedded ones."""
+    embedding_dim: int
+    """D."""
+    num_kept: int
+    """Those of them that an earlier process had embedded."""
+    unreadable: tuple[Unreadable, ...]
 
 
-class _Embedder:
-    """An actor of the pool: the model and the images of the node it lies on."""
+def embed_images(
+    model: TrainedModel,
+    images: FoundImages,
+    options: EmbedOptions,
+    *,
+    verbose: bool = False,
+    progress: Progress | None = None,
+) -> EmbeddedImages:
+    """Embeds images that somebody found, as an evaluation would see them, into Parquet at `options.out`.
 
-    def __init__(self, folder: str, data: DataConfig, split: Split, num_threads: int) -> None:
-        torch.set_num_threads(num_threads)
-        objective, _, shape = checkpoint.load_objective(Path(folder))
-        device = torch.device("cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available() else "cpu")
-        meta = checkpoint.read_meta(Path(folder))
-        images = open_images(data, with_test=split == "test", known=meta["fingerprint"])
-        subset = split_subset(images, data, split, meta["fold"])
-        self._model = objective.model.to(device)
-        self._image_size = shape.image_size
-        self._labels = subset.labels
-        self._source = PixelSource(images.images, subset.index, device=device, input_size=shape.image_size)
+    `part-000000.parquet ...` with the columns index, path, label and class and role where any image has one, embedding;
+    `embeddings.json` says of what; unreadable.csv what was left out. Raises ConfigError for an image that cannot be
+    read, unless they are skipped, and where embeddings of something else lie there; EmbeddingFailedError.
+    """
+    config = checkpoint.read_config(model.checkpoint)
+    output = Output(options.out or str(model.directory / "embeddings" / images.name))
+    about = {
+        "checkpoint": checkpoint.digest(model.checkpoint),
+        "images": images.encoded.named(images.places[0]),
+        "version": images.version,
+        "num_images": len(images.places),
+        "embedding_dim": config.model.embedding_dim,
+        "precision": options.precision,
+    }
+    folder = BlockFolder(output, about, batch_size=options.batch_size)
+    kept = folder.num_done - len(folder.unreadable)
+    if folder.unreadable and options.unreadable == "error":
+        raise ConfigError(_about_unreadable(folder.unreadable))
+    source = EncodedImages(images.encoded, config.data.image_size)
+    blocks = [
+        Block(number, at, [images.places[position] for position in at])
+        for number, at in ((number, folder.positions(number)) for number in folder.missing)
+    ]
+    effort = Effort(options.precision, options.batch_size, options.resources, verbose)
 
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
-        positions: Indices = np.array(batch["id"], dtype=np.int64)
-        batches = sequential_batches(self._source, self._labels, positions, batch_size=len(positions))
-        rows = embed(self._model, batches, image_size=self._image_size).embeddings
-        return pa.table({"id": positions, "embedding": as_column(rows.float().cpu().numpy())})
+    def table_of(block: EmbeddedBlock) -> pa.Table:
+        if block.unreadable and options.unreadable == "error":
+            raise ConfigError(_about_unreadable(block.unreadable))
+        return _table(images, block)
+
+    _fill(folder, embed_blocks(model.checkpoint, source, blocks, effort), table_of, progress)
+    found = folder.unreadable
+    if found:
+        output.write(UNREADABLE, _as_csv(images, found))
+    count = len(images.places) - len(found)
+    if not folder.complete:
+        folder.finish({"run": str(model.directory), "count": count})
+    return EmbeddedImages(output.place, count, config.model.embedding_dim, kept, tuple(found))
 
 
 def embed_subset(
-    folder: Path,
-    data: DataConfig,
-    num_images: int,
-    split: Split,
-    batch_size: int,
-    resources: Resources,
+    subject: Subject,
+    parts: Path,
+    options: EvaluateOptions,
     *,
     verbose: bool = False,
+    progress: Progress | None = None,
 ) -> Rows:
-    """Embeddings (N, D) of a split by a checkpoint's model, in the split's order.
+    """Embeddings (N, D) of the images a model is evaluated on, in the order of their subset.
 
-    `data` is the checkpoint's, but for the test list that is asked for: every actor makes the same split of it.
-    Blocks come back in any order and once more where an actor died; each row goes to its own place, so no image counts
-    twice and none is padded. Raises EmbeddingFailedError.
+    Every actor makes the same split of the data. Blocks grow in the folder `parts`, which is for the caller to remove.
+    Raises EmbeddingFailedError, and ConfigError where the images are not what they were.
     """
-    ray = import_ray()
-    with connected(verbose=verbose) as capacity:
-        from ray.data import ActorPoolStrategy
-        from ray.data.exceptions import SystemException
-        from ray.exceptions import RayError
-
-        if not verbose:
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
-        num_actors, worker = embedding_actors(resources, capacity)
-        num_blocks = max(1, min(num_actors * _BLOCKS_PER_ACTOR, -(-num_images // batch_size)))
-        tables = (
-            ray.data.range(num_images, override_num_blocks=num_blocks)
-            .map_batches(
-                _Embedder,
-                fn_constructor_args=(str(folder), data, split, max(1, int(worker.cpus))),
-                compute=ActorPoolStrategy(size=min(num_actors, num_blocks)),
-                batch_size=batch_size,
-                batch_format="numpy",
-                num_cpus=worker.cpus,
-                num_gpus=worker.gpus,
-            )
-            .iter_batches(batch_format="pyarrow", batch_size=None)
-        )
-        try:
-            return _scattered(tables, num_images)
-        except (RayError, SystemException) as error:
-            raise EmbeddingFailedError(reason_of(error)) from error
+    model = subject.model
+    meta = checkpoint.read_meta(model.checkpoint)
+    about = {
+        "checkpoint": checkpoint.digest(model.checkpoint),
+        "fingerprint": meta["fingerprint"],
+        "data": subject.data.model_dump(mode="json"),
+        "split": subject.split,
+        "num_images": len(subject.subset.index),
+        "precision": options.precision,
+    }
+    folder = BlockFolder(Output(str(parts), field="evaluation"), about, batch_size=options.batch_size, anew=True)
+    source = SplitImages(subject.data, subject.split, meta["fingerprint"], meta["fold"])
+    blocks = [Block(number, folder.positions(number)) for number in folder.missing]
+    effort = Effort(options.precision, options.batch_size, options.resources, verbose)
+    embedded = embed_blocks(model.checkpoint, source, blocks, effort)
+    _fill(folder, embedded, lambda block: pa.table({"embedding": as_column(block.rows)}), progress)
+    return np.concatenate([as_matrix(table["embedding"]) for table in folder.tables()])
 
 
-def _scattered(tables: Any, num_images: int) -> Rows:  # noqa: ANN401
-    rows: Rows | None = None
-    seen = np.zeros(num_images, dtype=bool)
-    for table in tables:
-        part = as_matrix(table["embedding"])
-        rows = np.empty((num_images, part.shape[1]), dtype=np.float32) if rows is None else rows
-        positions = table["id"].to_numpy()
-        rows[positions], seen[positions] = part, True
-    assert rows is not None
-    assert seen.all(), "every image is embedded"
-    return rows
+def _fill(
+    folder: BlockFolder,
+    embedded: Iterator[EmbeddedBlock],
+    table_of: Callable[[EmbeddedBlock], pa.Table],
+    progress: Progress | None,
+) -> None:
+    """Writes blocks as they come."""
+    if not folder.missing:
+        # Without a start of Ray for nothing.
+        return
+    if progress is not None:
+        progress(folder.num_done, folder.num_images)
+    for block in embedded:
+        folder.write(block.number, table_of(block), block.unreadable)
+        if progress is not None:
+            progress(folder.num_done, folder.num_images)
+
+
+def _table(images: FoundImages, block: EmbeddedBlock) -> pa.Table:
+    at = block.positions
+    columns: dict[str, object] = {"index": at, "path": pa.array([images.places[i] for i in at], pa.string())}
+    if images.labels is not None:
+        labels = images.labels[at]
+        columns["label"] = pa.array(labels, pa.int64(), mask=labels == UNKNOWN)
+        names = [None if label == UNKNOWN else images.classes[label] for label in labels.tolist()]
+        columns["class"] = pa.array(names, pa.string())
+    if images.roles is not None:
+        columns["role"] = _roles(images.roles[at].tolist())
+    return pa.table({**columns, "embedding": as_column(block.rows)})
+
+
+def _roles(roles: Sequence[int]) -> pa.Array:
+    return pa.array([None if role == ANY_ROLE else ROLE_NAMES[role] for role in roles], pa.string())
+
+
+def _about_unreadable(found: Sequence[Unreadable]) -> str:
+    named = "; ".join(image.problem for image in found[:_SHOWN])
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"images: {named}{more}; mend or remove them, or give unreadable=skip"
+
+
+def _as_csv(images: FoundImages, found: Sequence[Unreadable]) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["index", "path", "problem"])
+    table.writerows([image.position, images.places[image.position], image.problem] for image in found)
+    return text.getvalue().encode()

@@ -16,7 +16,7 @@ from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Roles
 from raydml.splits import Indices
 
 Rows = npt.NDArray[np.float32]
-_ROLES = {QUERY: "query", GALLERY: "gallery"}
+ROLE_NAMES = {QUERY: "query", GALLERY: "gallery"}
 
 
 def write_embeddings(path: Path, rows: Rows, labels: Indices, index: Indices, roles: Roles | None = None) -> None:
@@ -28,7 +28,7 @@ def write_embeddings(path: Path, rows: Rows, labels: Indices, index: Indices, ro
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     columns = {"index": index, "label": labels, "embedding": as_column(rows)}
     if roles is not None:
-        columns["role"] = pa.array([_ROLES.get(role) for role in roles.tolist()], pa.string())
+        columns["role"] = pa.array([ROLE_NAMES.get(role) for role in roles.tolist()], pa.string())
     pq.write_table(pa.table(columns), beside)
     beside.replace(path)
 
@@ -58,7 +58,7 @@ def read_roles(path: Path) -> Roles | None:
     if "role" not in pq.read_schema(path).names:
         return None
     named = [value or None for value in pq.read_table(path, columns=["role"])["role"].to_pylist()]
-    known: dict[object, int] = {None: ANY_ROLE, **{name: role for role, name in _ROLES.items()}}
+    known: dict[object, int] = {None: ANY_ROLE, **{name: role for role, name in ROLE_NAMES.items()}}
     unknown = sorted({str(value) for value in named if value not in known})
     if unknown:
         raise ConfigError(f"{path}: role must be query, gallery or empty, but is also {', '.join(unknown[:3])}")

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
     sys.exit(main(["evaluate", *sys.argv[1:]]))
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ import torch
 from raydml.config import EvaluateOptions, Resources, dump, wanted_metrics
 from raydml.config.grammar import validate
 from raydml.data.building import Progress
+from raydml.data.files import Root
 from raydml.embedding import embed_subset
 from raydml.embedding_files import Rows, write_embeddings
 from raydml.evaluation_files import write_evaluation, write_per_query
@@ -96,11 +98,13 @@ def run_evaluations(
     options: EvaluateOptions,
     *,
     verbose: bool = False,
+    embedded: Progress | None = None,
     counted: Progress | None = None,
 ) -> Iterator[Evaluation]:
     """Evaluates one after the other on one connection to Ray; with `fold=all` each fold and then all together.
 
-    `counted` is told of the queries that are counted in shards. Raises ConfigError for what cannot be evaluated, before
+    A killed evaluation goes on with the images that are not embedded yet. `embedded` is told of those that are,
+    `counted` of the queries that are counted in shards. Raises ConfigError for what cannot be evaluated, before
     anything is, EmbeddingFailedError and CountingFailedError.
     """
     opened = Opened()
@@ -111,7 +115,7 @@ def run_evaluations(
             if isinstance(found, str):
                 yield _evaluate_stored(found, options, verbose=verbose, counted=counted)
             else:
-                yield from _evaluate_models(found, options, opened, verbose=verbose, counted=counted)
+                yield from _evaluate_models(found, options, opened, verbose=verbose, embedded=embedded, counted=counted)
 
 
 def _evaluate_models(
@@ -120,16 +124,16 @@ def _evaluate_models(
     opened: Opened,
     *,
     verbose: bool,
+    embedded: Progress | None,
     counted: Progress | None,
 ) -> Iterator[Evaluation]:
     parts: list[Rows] = []
     for subject in subjects:
-        folder, count = subject.model.checkpoint, len(subject.subset.index)
-        rows = embed_subset(
-            folder, subject.data, count, subject.split, options.batch_size, options.resources, verbose=verbose
-        )
+        run = subject.model.directory
+        blocks = run / "evaluation" / subject.folder / "embeddings.part"
+        rows = embed_subset(subject, blocks, options, verbose=verbose, progress=embedded)
         parts.append(rows)
-        yield _evaluate_rows(rows, subject, subject.model.directory, folder, options, opened, counted)
+        yield _evaluate_rows(rows, subject, run, subject.model.checkpoint, options, opened, counted)
     if len(parts) > 1:
         run = subjects[0].model.directory.parent
         yield _evaluate_rows(_concatenated(parts), subjects[0], run, run, options, opened, counted)
@@ -172,6 +176,7 @@ def _evaluate_rows(
         note_look(study or run, looked_at, metrics, at=subject.folder)
     if options.shards is None:
         write()
+    shutil.rmtree(directory / "embeddings.part", ignore_errors=True)
     write_per_query(directory, measured, subset.index, labels)
     line = write_evaluation(
         directory, measured, subject.protocol, subset.labels, lambda label: images.classes[subset.classes[label]]
@@ -193,11 +198,13 @@ def _evaluate_stored(place: str, options: EvaluateOptions, *, verbose: bool, cou
         measured = measure(place, protocol, rows, columns.labels, wanted, options)
     else:
         measured = measure_shards(place, stored, columns, wanted, options, verbose=verbose, progress=counted)
-    named = "-".join(filter(None, [PurePosixPath(place).stem, fingerprint(stored), options.approximate]))
+    # Without the options of a URI.
+    path = PurePosixPath(Root.of(place).path)
+    named = "-".join(filter(None, [path.stem, fingerprint(stored), options.approximate]))
     directory = Path(options.storage).expanduser().resolve() / "evaluations" / named
     write_per_query(directory, measured, np.arange(stored.num_rows), columns.labels)
     line = write_evaluation(directory, measured, protocol, columns.labels, str)
-    name, metrics = PurePosixPath(place).name, measured.metrics()
+    name, metrics = path.name, measured.metrics()
     return Evaluation(
         name, directory, "file", line, metrics, None, synthetic=False, approximation=measured.approximation
     )

@@ -20,8 +20,8 @@ _DONE, _FAILED = 0, 1
 def evaluate(runs: Sequence[str], options: EvaluateOptions, console: Console, *, verbose: bool) -> int:
     """Prints a table for each evaluation. Raises ConfigError for what cannot be evaluated."""
     try:
-        with Images(console, "counted") as counted:
-            for evaluation in run_evaluations(runs, options, verbose=verbose, counted=counted):
+        with Images(console, "embedded") as embedded, Images(console, "counted") as counted:
+            for evaluation in run_evaluations(runs, options, verbose=verbose, embedded=embedded, counted=counted):
                 console.print(evaluation.name, highlight=False, soft_wrap=True)
                 console.print(evaluation_table(evaluation))
                 if evaluation.synthetic:

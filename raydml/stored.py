@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from raydml.block_folder import ABOUT
 from raydml.config import ConfigError
 from raydml.data.files import Files
 from raydml.embedding_files import Rows
@@ -92,7 +93,9 @@ def open_stored(root: str | os.PathLike[str], *, scaled: bool = False) -> Stored
         case "file":
             paths: tuple[str, ...] = ("",)
         case "folder":
-            paths = tuple(path for path in files.listed() if path.endswith(".parquet"))
+            listed = files.listed()
+            _require_complete(files, listed)
+            paths = tuple(path for path in listed if path.endswith(".parquet"))
         case _:
             raise ConfigError(f"{FIELD}: no such file or folder: {files.named()}")
     if not paths:
@@ -115,6 +118,19 @@ def fingerprint(stored: Stored) -> str:
     return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
 
 
+def _require_complete(files: Files, listed: Container[str]) -> None:
+    """Raises ConfigError for a folder that `raydml.embed` has not finished."""
+    if ABOUT not in listed:
+        return
+    try:
+        unfinished = json.loads(files.text(ABOUT))["complete"] is False
+    except (ValueError, LookupError, TypeError):
+        # A file of somebody else.
+        unfinished = False
+    if unfinished:
+        raise ConfigError(f"{files.named()}: is not all there yet: the same raydml.embed goes on with it")
+
+
 def _footer(files: Files, path: str) -> _Footer:
     try:
         with files.opened(path) as file, pq.ParquetFile(file) as parquet:
@@ -123,6 +139,11 @@ def _footer(files: Files, path: str) -> _Footer:
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(files.named(path), error) from None
     missing = {"label", "embedding"} - set(schema.names)
+    if missing == {"label"}:
+        raise ConfigError(
+            f"{files.named(path)}: has no column label, and metrics need the class of every image: embed images in "
+            "class folders, or listed in a table with a column label"
+        )
     if missing:
         raise ConfigError(
             f"{files.named(path)}: needs the columns label and embedding, but has {', '.join(schema.names)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from raydml import checkpoint
 from raydml.baseline import raw_pixel_metrics
 from raydml.config import ConfigError, DataConfig, EvaluateOptions, VehicleIdConfig, Wanted, wanted_metrics
+from raydml.config.places import refused_credentials
 from raydml.data.cache import ImageSet
 from raydml.data.opening import open_images
 from raydml.data.subsets import Split, Subset, split_subset
@@ -73,6 +74,8 @@ def subjects_of(run: str | Path, options: EvaluateOptions, opened: Opened) -> st
     path = Path(run).expanduser()
     if "://" in str(run) or path.suffix == ".parquet" or any(path.glob("[!.]*.parquet")):
         place = str(run) if "://" in str(run) else str(path)
+        if (refused := refused_credentials(place)) is not None:
+            raise ConfigError(f"embeddings: {refused}")
         _require_none_chosen(options, f"{place} is a file of embeddings")
         return place
     if options.fold != "all":

@@ -47,6 +47,12 @@ def test_a_table_is_known_by_its_name(tmp_path: Path, name: str, config: type) -
     assert isinstance(located(str(tmp_path / name), []).config, config)
 
 
+def test_options_of_a_uri_are_no_part_of_a_tables_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    uri = f"{(tmp_path / 'a.csv').as_uri()}?use_mmap=true"
+    assert isinstance(located(uri, []).config, CsvConfig)
+
+
 def test_a_folder_of_tables_is_a_table(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").touch()
     (tmp_path / "b.parquet").touch()

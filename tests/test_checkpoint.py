@@ -81,6 +81,21 @@ def test_a_person_can_read_what_it_is(config: ExperimentConfig, folder: Path) ->
     assert [row["epoch"] for row in meta["history"]] == [1, 2]
 
 
+def test_a_digest_is_that_of_the_model(config: ExperimentConfig, folder: Path, tmp_path: Path) -> None:
+    before = checkpoint.digest(folder)
+    moved = folder.rename(tmp_path / "moved")
+    assert checkpoint.digest(moved) == before
+    meta = json.loads((moved / "meta.json").read_text(encoding="utf-8"))
+    (moved / "meta.json").write_text(json.dumps({**meta, "epoch": 7}), encoding="utf-8")
+    assert checkpoint.digest(moved) == before
+    meta["config"]["data"]["image_size"] = 32
+    (moved / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    other = checkpoint.digest(moved)
+    with (moved / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert len({before, other, checkpoint.digest(moved)}) == 3
+
+
 def test_other_data_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"other data .*one.*two"):
         checkpoint.load(folder, device=torch.device("cpu"), fingerprint="two")

@@ -98,6 +98,24 @@ def test_the_speed_is_of_what_this_process_decoded(monkeypatch: pytest.MonkeyPat
     assert written(console) == "decoded 1,200 of 2,000 images, 20 images/s, 40 s left\n"
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_other_images_are_counted_from_their_beginning(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
+    """Several models are evaluated one after the other."""
+    clock = iter([100.0, 110.0, 200.0, 210.0])
+    if not terminal:
+        monkeypatch.setattr("raydml.data_display.time.monotonic", lambda: next(clock))
+    console = console_of(terminal=terminal)
+    with Images(console, "embedded") as progress:
+        for done in (0, 2000, 0, 100):
+            progress(done, 2000)
+        if terminal:
+            assert progress._bar is not None
+            assert progress._bar.live.is_started
+            assert progress._bar.tasks[0].completed == 100
+    if not terminal:
+        assert written(console).splitlines()[-1] == "embedded 100 of 2,000 images, 10 images/s, 190 s left"
+
+
 def test_the_counts_of_a_data_set() -> None:
     assert overview_lines(CONFIG, OVERVIEW) == {
         "kind": "folder",

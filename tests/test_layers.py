@@ -22,7 +22,7 @@ LAYERS = (
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),
-        *("counting", "torch_defects", "stored", "shards", "waves"),
+        *("counting", "torch_defects", "stored", "shards", "waves", "block_folder"),
     ),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
@@ -31,11 +31,13 @@ LAYERS = (
         *("shard_actor", "shard_counts"),
     ),
     ("model_training", "fold_models", "training", "identity", "runs"),
-    ("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "subjects"),
+    (
+        *("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "embedding_pool"),
+        "subjects",
+    ),
     (
         *("train", "trial", "tuner", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),
-        *("warm_start", "report", "measurement", "evaluation_files", "embed", "export", "export_checks"),
-        *("sharded",),
+        *("warm_start", "report", "measurement", "evaluation_files", "embed", "export", "export_checks", "sharded"),
     ),
     (
         *("display", "phase_display", "data_display", "data_commands", "phases", "tune", "conclusion"),

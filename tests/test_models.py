@@ -63,6 +63,21 @@ def batch_norms(model: EmbeddingModel) -> list[torch.nn.BatchNorm2d]:
     return [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
 
 
+@torch.no_grad()
+def test_a_model_computes_in_another_precision_than_it_was_trained_in(device: torch.device) -> None:
+    x = images(4).to(device)
+    model = build().to(device).eval()
+    expected = model(x)
+    assert torch.equal(model.compute_in("trained")(x), expected)
+    half = model.compute_in("bfloat16")(x)
+    assert half.dtype == torch.float32
+    assert 0 < float((half - expected).abs().max()) < 0.05
+    assert torch.equal(model.compute_in("float32")(x), expected)
+    double = build().double().to(device).eval()
+    assert double.compute_in("trained")(x).dtype == torch.float64
+    assert double.compute_in("float32")(x).dtype == torch.float32
+
+
 def test_frozen_batch_norm_stays_frozen_in_training(device: torch.device) -> None:
     model = build(batch_norm="frozen").to(device)
     parent = torch.nn.Sequential(model).eval().train()

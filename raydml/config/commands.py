@@ -149,6 +149,10 @@ class EmbedOptions(Model):
     batch_size: int = Field(default=256, ge=1)
     """Images embedded at a time by one actor."""
 
+    unreadable: Literal["error", "skip"] = "error"
+    """Images that cannot be read: `error` stops at the first, with the blocks before it kept; `skip` lists them in
+    unreadable.csv."""
+
     resources: Resources = Resources()
     """What one embedding actor occupies: cpus_per_worker and gpus_per_worker."""
 

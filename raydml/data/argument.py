@@ -11,7 +11,7 @@ from raydml.config import ConfigError, DataConfig, ExperimentConfig, dump
 from raydml.config.grammar import defaults_of, section_of_kind, set_at, validate
 from raydml.config.places import absolute, refused_credentials
 from raydml.data.arrow_images import ARROW, PARQUET
-from raydml.data.files import Files
+from raydml.data.files import Files, Root
 from raydml.overrides import parse_assignment
 from raydml.space import Study, read_with_notes
 
@@ -96,7 +96,8 @@ def _kind_at(place: str) -> str:
         raise ConfigError(f"{place}: no such file or folder")
     if found == "folder":
         return _kind_of_folder(files)
-    lower = place.lower()
+    # Without the options of a URI.
+    lower = Root.of(place).path.lower()
     if lower.endswith(_ARCHIVES):
         raise ConfigError(_about_archive(place, local=local))
     if kind := _TABLES.get(PurePosixPath(lower).suffix):

@@ -37,6 +37,7 @@ class ParquetRows:
         """Reads the footer. Raises OSError and ValueError where it is no such file."""
         self._file = pq.ParquetFile(files.opened(path), pre_buffer=True)
         self.schema: pa.Schema = self._file.schema_arrow
+        self.num_rows: int = self._file.metadata.num_rows
 
     def read(self, names: Sequence[str]) -> tuple[pa.Table, tuple[int, ...]]:
         """Some columns of all rows, reading nothing else, and the first row of each group.
@@ -79,6 +80,12 @@ class ArrowRows:
             reader = pa.ipc.open_file(self._source)
         self.schema: pa.Schema = reader.schema
         self._image_of = self._batches([IMAGE])[0] if IMAGE in self.schema.names else None
+
+    @property
+    def num_rows(self) -> int:
+        """Of all groups together."""
+        batch_of, count = self._batches([])
+        return sum(batch_of(number).num_rows for number in range(count))
 
     def _batches(self, names: Sequence[str]) -> tuple[Callable[[int], pa.RecordBatch], int]:
         """How to get some columns of a batch, and the number of batches."""

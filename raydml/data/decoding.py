@@ -73,6 +73,11 @@ def decode_image(data: bytes, size: int) -> Pixels:
     return np.asarray(upright, dtype=np.uint8)
 
 
+def in_grey(pixels: Pixels) -> Pixels:
+    """(H, W, 3) RGB -> (H, W, 1): luma of ITU-R BT.601, exact where the three are equal."""
+    return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.uint8)[:, :, None]
+
+
 def _loaded(data: bytes, size: int) -> tuple[Image.Image, Image.Transpose | None]:
     """The whole image, and how it is to be turned."""
     try:

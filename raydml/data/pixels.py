@@ -21,14 +21,23 @@ class PixelSource:
     """Where a subset's pixels are taken from. A host's part may be done ahead, by any thread."""
 
     def __init__(
-        self, images: Pixels | StreamedPixels, index: Indices, *, device: torch.device, input_size: int | None = None
+        self,
+        images: Pixels | StreamedPixels,
+        index: Indices,
+        *,
+        device: torch.device,
+        input_size: int | None = None,
+        taken_once: bool = False,
     ) -> None:
-        """`input_size` is the network's, by default that of the images. `index` are the subset's places in them."""
+        """`input_size` is the network's, by default that of the images. `index` are the subset's places in them.
+
+        What is `taken_once` is not kept on a GPU: to bring all of it there first would only make the first batch wait.
+        """
         self._images, self._index, self.device = images, index, device
         self.height, self.width = images.shape[1:3]
         self._input_size = input_size or self.height
         self._resident: Tensor | None = None
-        if device.type == "cuda" and isinstance(images, np.ndarray):
+        if device.type == "cuda" and isinstance(images, np.ndarray) and not taken_once:
             free, _ = torch.cuda.mem_get_info(device)
             if len(index) * int(np.prod(images.shape[1:])) <= _RESIDENT_SHARE * free:
                 self._resident = _uploaded(images, index, device)

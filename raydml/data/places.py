@@ -28,6 +28,11 @@ class Places:
     def __reduce__(self) -> tuple[type[Places], tuple[Files]]:
         return type(self), (self._base,)
 
+    @property
+    def field(self) -> str:
+        """What messages about the root name."""
+        return self._base.field
+
     def read(self, place: str) -> bytes:
         """The content of a file. Raises OSError."""
         files, path = self._at(place)

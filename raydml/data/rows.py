@@ -51,7 +51,7 @@ def listing_of_table(encoded: Encoded, table: Table, *, version: str) -> Listing
         )
     for row in table.rows:
         _require_words(row, table)
-    rows = _once(table)
+    rows = without_copies(table)
     split_of = _split_of_classes(rows, table)
     require_classes(table.name, len(split_of))
     ranks = table.order or {}
@@ -78,8 +78,24 @@ def _require_words(row: Row, table: Table) -> None:
         raise ConfigError(f"data.root: {table.where(row)}: {problem}")
 
 
-def _once(table: Table) -> list[Row]:
-    """Rows without those that say again what another says: a copy of an image would find itself."""
+def require_role(row: Row, table: Table) -> None:
+    """Raises ConfigError for a row that names no image, or a role that nobody knows."""
+    if not row.place:
+        raise ConfigError(f"data.root: {table.where(row)}: path is empty")
+    if row.role not in _ROLES:
+        raise ConfigError(f"data.root: {table.where(row)}: role must be query, gallery or empty, but got {row.role!r}")
+
+
+def role_of(row: Row) -> int:
+    """The role of a row that `require_role` accepts, as a listing has it."""
+    return _ROLES[row.role]
+
+
+def without_copies(table: Table) -> list[Row]:
+    """Rows without those that say again what another says: a copy of an image would find itself.
+
+    Raises ConfigError for rows that say different things of one image.
+    """
     first: dict[str, Row] = {}
     for row in table.rows:
         other = first.setdefault(row.place, row)

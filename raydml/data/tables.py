@@ -24,12 +24,32 @@ _PATH, _LABEL, _SPLIT, _ROLE = "path", "label", "split", "role"
 _COLUMNS = (_PATH, _LABEL, _SPLIT, _ROLE)
 
 
+class Described(NamedTuple):
+    """What tables say of images, before any law but that of their form."""
+
+    table: Table
+    encoded: Places | ImageRows
+    """The files that the rows name, or the rows themselves."""
+    stamps: dict[str, Stamp]
+    """Of the tables."""
+
+
 def list_csv(config: CsvConfig) -> Listing:
     """The images that a CSV file names. Raises ConfigError with the line where it is not as it must be."""
+    return _listing_of(read_csv(config, needed=(_PATH, _LABEL)))
+
+
+def list_parquet(config: ParquetConfig) -> Listing:
+    """The images that Parquet and Arrow files hold or name. Raises ConfigError where they are not as they must be."""
+    return _listing_of(read_parquet(config, needed=(_PATH, _LABEL)))
+
+
+def read_csv(config: CsvConfig, *, needed: Sequence[str] = (_PATH,)) -> Described:
+    """The rows of a CSV file with these columns. Raises ConfigError with the line that is no such row."""
     file = Files(config.root)
     stamp = file.stamp()
     lines = _records(file)
-    columns = _header(next(lines, (0, []))[1], file)
+    columns = _header(next(lines, (0, []))[1], file, needed)
     at = {name: columns.index(name) for name in _COLUMNS if name in columns}
     rows = []
     for number, cells in lines:
@@ -37,7 +57,7 @@ def list_csv(config: CsvConfig) -> Listing:
         rows.append(Row(_relative(cells[at[_PATH]]), label, split, role, number))
     table = Table(file.named(), rows, at, lambda row: f"line {row.number} of {file.named()}")
     folder, name = file.folder_and_name()
-    return _listing_of_paths(table, _images(config.images, folder), {name: stamp})
+    return Described(table, Places(_images(config.images, folder)), {name: stamp})
 
 
 def _relative(path: str) -> str:
@@ -63,14 +83,14 @@ def _records(file: Files) -> Iterator[tuple[int, list[str]]]:
         raise ConfigError(f"data.root: line {line} of {file.named()} is no CSV: {error}") from None
 
 
-def _header(record: Sequence[str], file: Files) -> list[str]:
+def _header(record: Sequence[str], file: Files, needed: Sequence[str]) -> list[str]:
     columns = [name.strip() for name in record]
     if not columns:
-        raise ConfigError(f"data.root: {file.named()} is empty: its first line names the columns, path,label")
+        raise ConfigError(f"data.root: {file.named()} is empty: its first line names the columns, {','.join(needed)}")
     for name in _COLUMNS:
         if columns.count(name) > 1:
             raise ConfigError(f"data.root: {file.named()} has two columns {name}")
-    _require_columns(file.named(), columns, (_PATH, _LABEL))
+    _require_columns(file.named(), columns, needed)
     return columns
 
 
@@ -85,27 +105,47 @@ def _images(images: str | None, folder: Files) -> Files:
     return folder if images is None else Files(images, field="data.images")
 
 
-def _listing_of_paths(table: Table, base: Files, tables: dict[str, Stamp]) -> Listing:
-    """The listing of a table that names files."""
-    _require_no_credentials(table)
-    places = Places(base)
-    stamps = places.stamps(row.place for row in table.rows if row.place)
-    # Labels stand in the tables: another table is another version.
-    version = version_of(tables | {place: stamps[place] for place in sorted(stamps)})
-    missing = [row for row in table.rows if row.place and row.place not in stamps]
+def _listing_of(found: Described) -> Listing:
+    table, encoded, stamps = found
+    if isinstance(encoded, ImageRows):
+        return listing_of_table(encoded, table, version=version_of(stamps))
+    version, missing = looked_up(found)
     if missing:
-        about = (
-            f"{base.field}: {len(missing)} of {len(table.rows)} images are not there, the first in "
-            f"{table.where(missing[0])}: {places.named(missing[0].place)}"
-        )
-        there = table._replace(rows=[row for row in table.rows if row.place in stamps or not row.place])
+        absent = {row.place for row in missing}
+        there = table._replace(rows=[row for row in table.rows if row.place not in absent])
+        about = about_missing(found, missing)
         try:
-            others = listing_of_table(places, there, version=version)
+            others = listing_of_table(encoded, there, version=version)
         except ConfigError:
             # What is wrong with the others may come of those that are missing.
             raise ConfigError(about) from None
         raise MissingImagesError(about, [row.place for row in missing], others)
-    return listing_of_table(places, table, version=version)
+    return listing_of_table(encoded, table, version=version)
+
+
+def looked_up(found: Described) -> tuple[str, list[Row]]:
+    """The version of a table and the files it names, and the rows whose files are not there.
+
+    Raises ConfigError for a URI with credentials.
+    """
+    table, places, stamps = found
+    if isinstance(places, ImageRows):
+        return version_of(stamps), []
+    _require_no_credentials(table)
+    there = places.stamps(row.place for row in table.rows if row.place)
+    # Labels stand in the tables: another table is another version.
+    version = version_of(stamps | {place: there[place] for place in sorted(there)})
+    return version, [row for row in table.rows if row.place and row.place not in there]
+
+
+def about_missing(found: Described, missing: Sequence[Row]) -> str:
+    """How many files are not there, and which is the first."""
+    table, places, _ = found
+    assert isinstance(places, Places), "rows that hold their images miss none"
+    return (
+        f"{places.field}: {len(missing)} of {len(table.rows)} images are not there, the first in "
+        f"{table.where(missing[0])}: {places.named(missing[0].place)}"
+    )
 
 
 def _require_no_credentials(table: Table) -> None:
@@ -115,10 +155,10 @@ def _require_no_credentials(table: Table) -> None:
             raise ConfigError(f"data.root: path in {table.where(row)} {refused}")
 
 
-def list_parquet(config: ParquetConfig) -> Listing:
-    """The images that Parquet and Arrow files hold or name. Raises ConfigError where they are not as they must be."""
+def read_parquet(config: ParquetConfig, *, needed: Sequence[str] = (_PATH,)) -> Described:
+    """The rows of Parquet and Arrow files with these columns, or with images. Raises ConfigError naming the file."""
     root, stamps = _tables(config.root)
-    parts = [_part(root, path, config) for path in stamps]
+    parts = [_part(root, path, config, needed) for path in stamps]
     first = parts[0]
     for part in parts:
         if part.columns.keys() != first.columns.keys() or part.numbered != first.numbered:
@@ -135,9 +175,8 @@ def list_parquet(config: ParquetConfig) -> Listing:
         {row.label: int(row.label) for row in rows if row.label} if first.numbered else None,
     )
     if IMAGE not in first.columns:
-        return _listing_of_paths(table, _images(config.images, root), stamps)
-    encoded = ImageRows(root, {part.path: part.starts for part in parts})
-    return listing_of_table(encoded, table, version=version_of(stamps))
+        return Described(table, Places(_images(config.images, root)), stamps)
+    return Described(table, ImageRows(root, {part.path: part.starts for part in parts}), stamps)
 
 
 def _tables(root: str) -> tuple[Files, dict[str, Stamp]]:
@@ -163,23 +202,24 @@ class _Part(NamedTuple):
     starts: tuple[int, ...]
     numbered: bool
     """Whether labels are numbers."""
+    num_rows: int
 
     def said(self) -> str:
-        return f"{', '.join(self.columns)} with labels that are {'numbers' if self.numbered else 'words'}"
+        labels = f" with labels that are {'numbers' if self.numbered else 'words'}" if _LABEL in self.columns else ""
+        return f"{', '.join(self.columns)}{labels}"
 
     def rows(self) -> Iterator[Row]:
-        labels = self.columns[_LABEL]
-        empty = [""] * len(labels)
-        splits, roles = (self.columns.get(name, empty) for name in (_SPLIT, _ROLE))
+        empty = [""] * self.num_rows
+        labels, splits, roles = (self.columns.get(name, empty) for name in (_LABEL, _SPLIT, _ROLE))
         if IMAGE in self.columns:
-            places = [f"{self.path}#{number}" for number in range(len(labels))]
+            places = [f"{self.path}#{number}" for number in range(self.num_rows)]
         else:
             places = [_relative(path) for path in self.columns[_PATH]]
         for number, said in enumerate(zip(places, labels, splits, roles, strict=True)):
             yield Row(*said, number, self.path)
 
 
-def _part(root: Files, path: str, config: ParquetConfig) -> _Part:
+def _part(root: Files, path: str, config: ParquetConfig, needed: Sequence[str]) -> _Part:
     name = root.named(path)
     try:
         file = open_rows(root, path)
@@ -187,16 +227,18 @@ def _part(root: Files, path: str, config: ParquetConfig) -> _Part:
         holds_images = IMAGE in schema.names
         if holds_images:
             _require_images(file, name, config)
-        _require_columns(name, schema.names, (_LABEL,) if holds_images else (_PATH, _LABEL))
+        _require_columns(name, schema.names, [column for column in needed if not (holds_images and column == _PATH)])
         used = [column for column in _COLUMNS if column in schema.names and not (holds_images and column == _PATH)]
         cells, starts = file.read(used)
         columns = {column: _words(cells.column(column), column, name) for column in used if column != _LABEL}
-        labels, numbered = _labels(cells.column(_LABEL), schema, name)
+        labelled = _LABEL in schema.names
+        labels, numbered = _labels(cells.column(_LABEL), schema, name) if labelled else ([], False)
     except (OSError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"data.root: {name} cannot be read: {' '.join(str(error).split())}") from None
-    return _Part(path, {_LABEL: labels} | columns | ({IMAGE: []} if holds_images else {}), starts, numbered)
+    known = ({_LABEL: labels} if labelled else {}) | columns | ({IMAGE: []} if holds_images else {})
+    return _Part(path, known, starts, numbered, cells.num_rows if used else file.num_rows)
 
 
 def _require_images(file: ParquetRows | ArrowRows, name: str, config: ParquetConfig) -> None:

@@ -6,17 +6,25 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from raydml.block_folder import BlockFolder
 from raydml.config import ConfigError, ExperimentConfig, FolderConfig, Resources, parse
 from raydml.data.catalog import list_photos
 from raydml.data.files import Files
 from raydml.data.folder import list_folder
+from raydml.data.found_images import find_images
 from raydml.data.opening import open_images
+from raydml.data.output import Output
 from raydml.data.tables import list_csv, list_parquet
+from raydml.embedding_files import Rows, as_column
 from raydml.history import read_history
+from raydml.shards import read_columns
+from raydml.splits import Indices
+from raydml.stored import open_stored, read_rows
 from raydml.train import fit, run_spec
 from raydml.training import train
 from tests.image_tables import SIZE, WRITERS, colour_of, csv_config, parquet_config, pictures, table_of
@@ -180,3 +188,33 @@ def test_listing_rows_of_a_bucket_reads_no_image(bucket: Bucket, tmp_path: Path)
     finally:
         pa.set_memory_pool(usual)
     assert pool.max_memory() < 1_000_000
+
+
+def test_a_gallery_in_a_bucket_is_found_and_its_embeddings_go_there(bucket: Bucket) -> None:
+    found = find_images(bucket.uri(FOLDER))
+    assert found.class_names == tuple(sorted(image.label for image in IMAGES))
+    assert found.name == FOLDER
+    assert {found.encoded.read(place) for place in found.places} == {image.png() for image in IMAGES}
+    assert find_images(bucket.uri("whole uris.csv")).labels is not None
+    one = find_images(bucket.uri(f"{FOLDER}/{found.places[0]}"))
+    assert one.encoded.read(one.places[0]) == found.encoded.read(found.places[0])
+    rows = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    place = bucket.uri("my embeddings/mine")
+    folder = BlockFolder(Output(place), {"num_images": 30}, batch_size=20)
+    folder.write(1, labelled(rows, folder.positions(1)), [])
+    with pytest.raises(ConfigError, match="is not all there yet"):
+        open_stored(place)
+    # As after a kill.
+    folder = BlockFolder(Output(place), {"num_images": 30}, batch_size=20)
+    assert folder.missing == [0]
+    folder.write(0, labelled(rows, folder.positions(0)), [])
+    folder.finish({})
+    stored = open_stored(place, scaled=True)
+    assert np.array_equal(read_rows(stored, np.arange(30)), rows)
+    assert read_columns(stored).labels.tolist() == list(range(30))
+    Output(place).remove()
+    assert BlockFolder(Output(place), {"num_images": 30}, batch_size=20).missing == [0, 1]
+
+
+def labelled(rows: Rows, at: Indices) -> pa.Table:
+    return pa.table({"label": at, "embedding": as_column(rows[at])})

@@ -182,6 +182,11 @@ def test_every_look_is_noted_and_a_second_one_too(study: Study) -> None:
     assert looks_of(study.folder) == {"final/base-seed0": 1}, "validation classes may be looked at"
 
 
+def written_below(run: Path) -> list[str]:
+    """Files and folders of an evaluation on test classes."""
+    return sorted(path.name for path in (run / "evaluation" / "test").iterdir())
+
+
 def test_no_number_is_written_without_its_look(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -189,10 +194,10 @@ def test_no_number_is_written_without_its_look(study: Study, monkeypatch: pytest
     monkeypatch.setattr(module, "write_embeddings", killed)
     assert run_here("evaluate", study.base).returncode == 130
     assert looks_of(study.folder) == {"final/base-seed0": 1}
-    assert not (study.base / "evaluation").exists()
+    assert written_below(study.base) == ["embeddings.part"]
     monkeypatch.setattr(module, "note_look", killed)
     assert run_here("evaluate", study.winner, "fold=1").returncode == 130
-    assert not (study.winner / "fold1" / "evaluation").exists()
+    assert written_below(study.winner / "fold1") == ["embeddings.part"]
 
 
 def test_a_process_that_joins_this_cluster_evaluates_here(study: Study) -> None:
