@@ -47,7 +47,7 @@ def mixed_roles(num_rows: int) -> Roles:
 
 def write_parts(
     folder: Path,
-    rows: Rows,
+    rows: npt.NDArray[np.floating],
     labels: Indices,
     roles: Roles | None = None,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ ROWS, LABELS = plain_rows(60)
 NO_ENDS = np.zeros(0, dtype=np.int64)
 
 
-def save(path: Path, number: int = 0, **columns: object) -> Path:
+def save(path: Path, number: int, columns: Mapping[str, object]) -> Path:
     rows = len(next(iter(columns.values())))  # type: ignore[arg-type]
     table = pa.table({"embedding": [[1.0]] * rows, "label": [0] * rows, **columns})
     pq.write_table(table, path / f"{number}.parquet", row_group_size=3)
@@ -45,12 +46,12 @@ def test_columns_of_all_files_are_read_in_order(
     [pa.array([3, 1, 3], pa.uint8()), pa.array([3, 1, 3], pa.uint64()), pa.array([3, 1, 3]).dictionary_encode()],
 )
 def test_labels_are_integers_of_any_width(tmp_path: Path, labels: pa.Array) -> None:
-    assert read_columns(open_stored(save(tmp_path, label=labels))).labels.tolist() == [3, 1, 3]
+    assert read_columns(open_stored(save(tmp_path, 0, {"label": labels}))).labels.tolist() == [3, 1, 3]
 
 
 def test_groups_are_numbered_alike_in_all_files_and_a_row_without_one_is_in_none(tmp_path: Path) -> None:
-    save(tmp_path, 0, group=pa.array(["b", "a", None, "b"]))
-    save(tmp_path, 1, group=pa.array(["a", None, "c"]).dictionary_encode())
+    save(tmp_path, 0, {"group": pa.array(["b", "a", None, "b"])})
+    save(tmp_path, 1, {"group": pa.array(["a", None, "c"]).dictionary_encode()})
     groups = read_columns(open_stored(tmp_path)).groups
     assert groups is not None
     assert groups.tolist() == [0, 1, -3, 0, 1, -6, 2]
@@ -67,7 +68,7 @@ def test_groups_are_numbered_alike_in_all_files_and_a_row_without_one_is_in_none
 )
 def test_columns_that_say_nothing_known_are_refused(tmp_path: Path, columns: dict[str, object], law: str) -> None:
     with pytest.raises(ConfigError, match=f"^{tmp_path}/0.parquet: {law}"):
-        read_columns(open_stored(save(tmp_path, **columns)))
+        read_columns(open_stored(save(tmp_path, 0, columns)))
 
 
 @pytest.mark.parametrize("roles", [None, [ANY_ROLE] * 60])

@@ -1,7 +1,8 @@
 """Values of every query from lists of neighbours: exact ones are a second opinion on what is counted, others are fast.
 
 The definitions are those of `raydml.metrics.counts`. A list is as long as the last rank that matters, so that only the
-average precision over all ranks cannot be had. What an approximate list does not hold counts as not found.
+average precision over all ranks cannot be had. What an approximate list does not hold counts as not found: mrr is then
+0 for a query whose nearest positive is beyond its end.
 """
 
 from __future__ import annotations

@@ -146,17 +146,17 @@ def _by_lists(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """As `_by_counting`, from lists of neighbours: of an index that may be approximate, or exact ones of faiss."""
     found = query if gallery is None else gallery
-    if index is not None:
-        if len(index.gallery) != len(found.rows):
-            raise ValueError(
-                f"the index must be one of the gallery's rows, but has {len(index.gallery)}, and it {len(found.rows)}"
-            )
-        return values_by_lists(query, found, wanted, index.search)
+    index = build_index(found.rows, "flat") if index is None else index
+    if len(index.gallery) != len(found.rows):
+        raise ValueError(
+            f"the index must be one of the gallery's rows, but has {len(index.gallery)}, and it {len(found.rows)}"
+        )
 
     def counted(rows: Tensor) -> dict[str, Tensor]:
         return _by_counting(_part(query, rows), found, wanted)[0]
 
-    return values_by_lists(query, found, wanted, build_index(found.rows, "flat").search, counted)
+    exact = index.plan.kind == "flat"
+    return values_by_lists(query, found, wanted, index.search, counted if exact else None)
 
 
 def _part(side: Side, rows: slice | Tensor) -> Side:

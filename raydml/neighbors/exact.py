@@ -74,15 +74,15 @@ def _first_of_equals(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def nearest_in(flat: Searched, query: Tensor, gallery: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
     """As `nearest`, from faiss's exact index of the gallery."""
-    extra = 0 if exclude is None else 1
     # One more than needed shows where a list ends amid equal similarities; faiss keeps any of them.
-    depth = min(k + extra + 1, len(gallery))
+    depth = min(k + int(exclude is not None) + 1, len(gallery))
     values, index = flat.search(as_array(query), depth)
     similarity, indices = torch.from_numpy(values).to(query.device), torch.from_numpy(index).to(query.device)
-    cut = (similarity[:, -1] == similarity[:, k - 1]).nonzero()[:, 0] if depth > k else similarity.new_zeros(0).long()
+    last = similarity[:, -1] if depth > k else torch.full_like(similarity[:, -1], torch.nan)
     if exclude is not None:
         similarity, indices = _without(similarity, indices, exclude)
     similarity, indices = similarity[:, :k].contiguous(), indices[:, :k].contiguous()
+    cut = (similarity[:, -1] == last).nonzero()[:, 0]
     if len(cut):
         exact = _nearest_torch(query[cut].float(), gallery.float(), k, None if exclude is None else exclude[cut])
         similarity[cut], indices[cut] = exact

@@ -1,8 +1,8 @@
 """How large the parts of a faiss index are for so many rows, and where it runs: a choice, before anything is built.
 
 cells           4 sqrt(N), or fewer where each would be trained on fewer than 39 rows (faiss's own least)
-looked into     2 sqrt(cells), or as many as hold four times the rows that a list is long
-codes of PQ     one byte for about eight dimensions: their number divides D
+looked into     4 sqrt(cells), or as many as hold four times the rows that a list is long
+codes of PQ     a byte for eight dimensions, but eight at least: their number divides D
 graph of HNSW   32 neighbours a row (Malkov, Yashunin 2016 advise 5 to 48)
 """
 
@@ -22,6 +22,7 @@ EF_SEARCH = 64
 
 _FEWEST_CELLS = 4
 _DIMENSIONS_PER_CODE = 8
+_FEWEST_CODES = 8
 # Longer lists than these do not fit the registers of faiss's selection on a GPU.
 _LONGEST_ON_GPU = 2048
 # What faiss's scan of codes is compiled for on a GPU.
@@ -102,14 +103,15 @@ def _sized(kind: Kind, num_rows: int, dim: int, depth: int, nprobe: int | None, 
     cells = min(round(4 * math.sqrt(num_rows)), num_rows // ROWS_PER_CENTROID)
     if nprobe is not None and nprobe > cells:
         raise ValueError(f"nprobe must be at most {cells}, the cells for {num_rows:,} rows, but got nprobe={nprobe}")
-    enough = max(2 * math.sqrt(cells), 4 * depth * cells / num_rows)
+    enough = max(4 * math.sqrt(cells), 4 * depth * cells / num_rows)
     codes = _code_bytes(dim) if kind == "ivf_pq" else 0
     return Plan(kind, kind, cells, nprobe or min(cells, math.ceil(enough)), codes)
 
 
 def _code_bytes(dim: int) -> int:
-    """The fewest parts that D divides into with at most eight dimensions each: D itself where D is prime."""
-    return next(m for m in range(1, dim + 1) if dim % m == 0 and m * _DIMENSIONS_PER_CODE >= dim)
+    """The fewest parts that D divides into, of eight dimensions or fewer and at least eight: D where it is prime."""
+    fewest = max(-(-dim // _DIMENSIONS_PER_CODE), min(dim, _FEWEST_CODES))
+    return next(m for m in range(fewest, dim + 1) if dim % m == 0)
 
 
 def _no_gpu(plan: Plan, depth: int) -> str | None:

@@ -10,7 +10,7 @@ from raydml.neighbors.exact import nearest
 from raydml.neighbors.indexes import Index
 
 # Products of unit rows in float32, summed in another order, differ by less.
-_EQUALLY_NEAR = 2e-6
+_EQUALLY_NEAR = 1e-6
 
 
 def found_shares(index: Index, query: Tensor, at: Sequence[int], *, exclude: Tensor | None = None) -> dict[int, Tensor]:

@@ -18,7 +18,7 @@ from raydml.data.listing import GALLERY
 from raydml.per_query import QueryMetrics
 from raydml.retrieval import EveryOther, protocol_metrics, protocol_of_roles
 from raydml.session import machines
-from raydml.sharded import count_sharded
+from raydml.sharded import CountingFailedError, count_sharded
 from raydml.shards import read_columns
 from raydml.stored import open_stored
 from tests.integration.conftest import FinishedSearch
@@ -115,3 +115,18 @@ def test_a_run_gives_the_same_numbers_with_shards(tmp_path: Path, finished: Fini
         [folder] = finished.folder.glob("trials/*/evaluation/val")
         folders.append({name: (folder / name).read_bytes() for name in ("metrics.json", "per_class.csv")})
     assert folders[0] == folders[1]
+
+
+def test_a_shard_that_loses_its_actor_again_and_again_ends_the_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydml.sharded._LIVES", 1)
+    root = write_parts(tmp_path, *plain_rows(307))
+
+    def kill(done: int, total: int) -> None:
+        for actor in shard_actors():
+            os.kill(actor.pid, signal.SIGKILL)
+
+    with pytest.raises(CountingFailedError, match=r"^an actor.* was lost 1 times, the last time: "):
+        counted(root, 1, progress=kill)
+    wait_for(lambda: not shard_actors())
