@@ -215,6 +215,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         from raydml import query_commands
 
         return query_commands.query(runs, arguments.query, arguments.among, options, console, verbose=arguments.verbose)
+    if arguments.among is not None:
+        raise ConfigError("command line: --among: goes with --query, which names the images to find there")
     from raydml import evaluate_commands
 
     return evaluate_commands.evaluate(runs, options, console, verbose=arguments.verbose)

@@ -94,7 +94,7 @@ def embed_images(
         output.write(UNREADABLE, _as_csv(images, found))
     count = len(images.places) - len(found)
     if not folder.complete:
-        folder.finish({"run": str(model.directory), "count": count})
+        folder.finish({"run": str(model.directory), "count": count, "source": list(images.source)})
     return EmbeddedImages(output.place, count, config.model.embedding_dim, kept, tuple(found))
 
 

@@ -26,6 +26,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from raydml import checkpoint, tensorboard
 from raydml.config import EvaluateOptions, Resources, dump, wanted_metrics
 from raydml.config.grammar import validate
 from raydml.data.building import Progress
@@ -35,6 +36,7 @@ from raydml.embedding_files import Rows, write_embeddings
 from raydml.evaluation_files import write_evaluation, write_per_query
 from raydml.looks import note_look
 from raydml.measurement import measure, measure_shards
+from raydml.neighbor_pictures import images_of, images_of_stored, write_pictures
 from raydml.retrieval import QueryGallery, protocol_of_roles
 from raydml.session import connected
 from raydml.shards import Columns, read_columns
@@ -181,6 +183,11 @@ def _evaluate_rows(
     line = write_evaluation(
         directory, measured, subject.protocol, subset.labels, lambda label: images.classes[subset.classes[label]]
     )
+    drawn = write_pictures(
+        directory, images_of(subject), subject.protocol, rows, subset.labels, measured.queries, options
+    )
+    epoch = checkpoint.read_meta(subject.model.checkpoint)["epoch"]
+    tensorboard.write_evaluation(directory, split=subject.folder, metrics=metrics, pictures=drawn, epoch=epoch)
     baseline = opened.baseline(subject)
     return Evaluation(
         name, directory, subject.folder, line, metrics, baseline, images.synthetic, measured.approximation
@@ -191,8 +198,9 @@ def _evaluate_stored(place: str, options: EvaluateOptions, *, verbose: bool, cou
     # Others may not have scaled theirs: they are when they are read, for neighbours are by cosine.
     stored = open_stored(place)
     columns = read_columns(stored)
-    protocol = protocol_of_roles(columns.roles, place)
+    protocol = protocol_of_roles(columns.roles, place, columns.groups)
     wanted = wanted_metrics(options.recall_at or _DEFAULT_RANKS, options.metrics or ())
+    rows = None
     if options.shards is None:
         rows = read_rows(stored, np.arange(stored.num_rows))
         measured = measure(place, protocol, rows, columns.labels, wanted, options)
@@ -205,6 +213,10 @@ def _evaluate_stored(place: str, options: EvaluateOptions, *, verbose: bool, cou
     write_per_query(directory, measured, np.arange(stored.num_rows), columns.labels)
     line = write_evaluation(directory, measured, protocol, columns.labels, str)
     name, metrics = path.name, measured.metrics()
+    # In shards no process has all rows, and nothing is drawn.
+    images = None if rows is None else images_of_stored(stored, columns.labels)
+    drawn = write_pictures(directory, images, protocol, rows, columns.labels, measured.queries, options)
+    tensorboard.write_evaluation(directory, split="file", metrics=metrics, pictures=drawn, epoch=0)
     return Evaluation(
         name, directory, "file", line, metrics, None, synthetic=False, approximation=measured.approximation
     )

@@ -7,7 +7,7 @@ against all others; test images have that of their data set.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
@@ -31,6 +31,9 @@ _DEFAULT = Wanted()
 class EveryOther:
     """Every image is a query, and all others are its gallery."""
 
+    groups: Indices | None = field(default=None, compare=False)
+    """(N,) such as cameras, of the images of the split: images of one class and group do not find each other."""
+
 
 @dataclass(frozen=True, eq=False)
 class QueryGallery:
@@ -38,6 +41,9 @@ class QueryGallery:
 
     roles: Roles
     """(N,) `raydml.data.listing`, of the images of the split."""
+
+    groups: Indices | None = None
+    """As those of `EveryOther`."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +71,14 @@ def protocol_of(data: DataConfig, images: ImageSet, subset: Subset, split: Split
     return EveryOther()
 
 
-def protocol_of_roles(roles: Roles | None, name: str) -> RetrievalProtocol:
+def protocol_of_roles(roles: Roles | None, name: str, groups: Indices | None = None) -> RetrievalProtocol:
     """As (N,) roles have it. Raises ConfigError naming the images where none is a query, or none of the gallery."""
     if roles is None or not (roles != ANY_ROLE).any():
-        return EveryOther()
+        return EveryOther(groups)
     for role, missing in ((QUERY, "query"), (GALLERY, "gallery")):
         if not _may_be(roles, role).any():
             raise ConfigError(f"{name}: some have a role, but none is a {missing} image")
-    return QueryGallery(roles)
+    return QueryGallery(roles, groups)
 
 
 def protocol_metrics(
@@ -91,11 +97,15 @@ def protocol_metrics(
     x = torch.as_tensor(embeddings)
     y = torch.as_tensor(labels).to(x.device)
     match protocol:
-        case EveryOther():
-            return query_metrics(x, y, wanted=wanted, engine=engine)
+        case EveryOther(groups):
+            return query_metrics(x, y, groups=groups, wanted=wanted, engine=engine)
         case QueryGallery():
             query, gallery, own = sides_of(protocol)
-            found = query_metrics(x[query], y[query], x[gallery], y[gallery], own=own, wanted=wanted, engine=engine)
+            sides = (x[query], y[query], x[gallery], y[gallery])
+            groups, gallery_groups = (None if protocol.groups is None else protocol.groups[i] for i in (query, gallery))
+            found = query_metrics(
+                *sides, own=own, groups=groups, gallery_groups=gallery_groups, wanted=wanted, engine=engine
+            )
             assert found.place is not None
             return found._replace(place=query[found.place.cpu()])
         case RandomGallery(num_draws):
@@ -115,6 +125,21 @@ def sides_of(protocol: QueryGallery) -> tuple[Tensor, Tensor, Tensor]:
     row = torch.full((len(protocol.roles),), -1)
     row[gallery] = torch.arange(len(gallery))
     return query, gallery, row[query]
+
+
+def first_sides(protocol: RetrievalProtocol, labels: Indices) -> tuple[Tensor, Tensor, Tensor]:
+    """As `sides_of`, by any protocol; of a drawn gallery the first draw."""
+    match protocol:
+        case EveryOther():
+            every = torch.arange(len(labels))
+            return every, every, every
+        case QueryGallery():
+            return sides_of(protocol)
+        case RandomGallery():
+            query, gallery = next(_draws(labels, 1))
+            return query, gallery, torch.full((len(query),), -1)
+        case _:
+            assert_never(protocol)
 
 
 def _may_be(roles: Roles, role: int) -> Mask:
@@ -151,11 +176,11 @@ def facts_of(protocol: RetrievalProtocol, labels: Indices) -> dict[str, str | in
     """What a reader must know to compare numbers: the name of the protocol, and how many images are what."""
     sizes = np.unique(labels, return_counts=True)[1]
     match protocol:
-        case EveryOther():
-            return {"protocol": "every other image", "num_images": len(labels)}
-        case QueryGallery(roles):
+        case EveryOther(groups):
+            return {"protocol": "every other image", "num_images": len(labels), **_facts_of_groups(groups)}
+        case QueryGallery(roles, groups):
             query, gallery = (labels[_may_be(roles, role)] for role in (QUERY, GALLERY))
-            return {
+            return _facts_of_groups(groups) | {
                 "protocol": "query against gallery",
                 "num_queries": len(query),
                 "num_gallery": len(gallery),
@@ -173,14 +198,21 @@ def facts_of(protocol: RetrievalProtocol, labels: Indices) -> dict[str, str | in
             assert_never(protocol)
 
 
+def _facts_of_groups(groups: Indices | None) -> dict[str, str | int]:
+    # A row without a group of its own kind has a negative one to itself.
+    return {} if groups is None else {"num_groups": len(np.unique(groups[groups >= 0]))}
+
+
 def described(protocol: RetrievalProtocol, labels: Indices) -> str:
     """One line for the images of a split, such as `query against gallery: 14,218 queries, 12,612 gallery images`."""
     facts = facts_of(protocol, labels)
+    apart = "; images of one class and group do not find each other" if "num_groups" in facts else ""
     match protocol:
         case EveryOther():
-            return f"every image against all others: {facts['num_images']:,} images"
+            return f"every image against all others: {facts['num_images']:,} images{apart}"
         case QueryGallery():
-            return f"query against gallery: {facts['num_queries']:,} queries, {facts['num_gallery']:,} gallery images"
+            sizes = f"{facts['num_queries']:,} queries, {facts['num_gallery']:,} gallery images"
+            return f"query against gallery: {sizes}{apart}"
         case RandomGallery(num_draws):
             alone = facts["num_classes_of_one_image"]
             few = f"; {alone:,} of them are all there is of their class, which has no query" if alone else ""

@@ -65,6 +65,12 @@ class Opened:
         return self._baselines[key]
 
 
+def are_embeddings(run: str | Path) -> bool:
+    """Whether a path on the command line means embeddings: a file *.parquet, a folder of such files, or any URI."""
+    path = Path(run).expanduser()
+    return "://" in str(run) or path.suffix == ".parquet" or any(path.glob("[!.]*.parquet"))
+
+
 def subjects_of(run: str | Path, options: EvaluateOptions, opened: Opened) -> str | list[Subject]:
     """What a path on the command line means: the place of embeddings, the model of a run, or its models of all folds.
 
@@ -72,7 +78,7 @@ def subjects_of(run: str | Path, options: EvaluateOptions, opened: Opened) -> st
     evaluated as the options ask.
     """
     path = Path(run).expanduser()
-    if "://" in str(run) or path.suffix == ".parquet" or any(path.glob("[!.]*.parquet")):
+    if are_embeddings(run):
         place = str(run) if "://" in str(run) else str(path)
         if (refused := refused_credentials(place)) is not None:
             raise ConfigError(f"embeddings: {refused}")

@@ -1,14 +1,16 @@
-"""Curves, hyper-parameters and final metrics as TensorBoard event files, with raydml's own dotted names.
+"""Curves, hyper-parameters, metrics and pictures as TensorBoard event files, with raydml's own dotted names.
 
 Written with TensorBoard's own writer: torch's SummaryWriter would rename `val/map@r`.
 """
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
@@ -18,6 +20,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from raydml.config import Distribution, Scalar
 
 _NO_CURVE = ("epoch", "step")
+# How the protocol of TensorBoard counts the channels of an image.
+_RGB = 3
 
 
 class Curves:
@@ -62,6 +66,25 @@ def write_experiment(directory: Path, *, space: Mapping[str, Distribution], metr
     )
     writer.add_event(Event(summary=config, wall_time=time.time(), step=0))
     writer.close()
+
+
+def write_evaluation(
+    directory: Path, *, split: str, metrics: Mapping[str, float], pictures: Mapping[str, bytes], epoch: int
+) -> None:
+    """The event file of an evaluation, begun anew: `test/recall@1` ..., and `neighbors/best` ... from PNG files."""
+    for old in directory.glob("events.out.tfevents.*"):
+        old.unlink()
+    values = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in metrics.items()]
+    values += [Summary.Value(tag=f"neighbors/{kind}", image=_image(content)) for kind, content in pictures.items()]
+    writer = EventFileWriter(str(directory))
+    writer.add_event(Event(summary=Summary(value=values), wall_time=time.time(), step=epoch))
+    writer.close()
+
+
+def _image(content: bytes) -> Summary.Image:
+    with Image.open(io.BytesIO(content)) as found:
+        width, height = found.size
+    return Summary.Image(width=width, height=height, colorspace=_RGB, encoded_image_string=content)
 
 
 def _domain(distribution: Distribution) -> hparams.Domain:

@@ -38,6 +38,7 @@ LAYERS = (
     (
         *("train", "trial", "tuner", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),
         *("warm_start", "report", "measurement", "evaluation_files", "embed", "export", "export_checks", "sharded"),
+        *("pictures", "neighbor_pictures", "query", "query_answers", "query_files", "query_galleries"),
     ),
     (
         *("display", "phase_display", "data_display", "data_commands", "phases", "tune", "conclusion"),

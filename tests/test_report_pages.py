@@ -70,7 +70,7 @@ def test_html_is_one_file_without_script_and_network(pages: Path) -> None:
         assert not name.startswith("on")
         if name in ("href", "src", "xlink:href"):
             assert value.startswith("#")
-    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
+    assert ("meta", "content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
     assert "@import" not in read(pages, "html")
     assert not re.search(r"url\((?!#)", read(pages, "html"))
 

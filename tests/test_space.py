@@ -180,6 +180,9 @@ def test_a_metric_must_be_computed() -> None:
     assert "did you mean 'val/recall@1'?" in message_of(search={"metric": "val/recal@1"})
     study = study_of(base={"evaluation": {"recall_at": [3]}}, search={"metric": "val/recall@3"})
     assert metric_names(study.base) == ("map@r", "r_precision", "recall@3")
+    evaluation = {"metrics": ["mrr", "map@100"]}
+    further = study_of(base={"evaluation": evaluation}, search={"metric": "val/map@100"})
+    assert metric_names(further.base)[-2:] == ("mrr", "map@100")
 
 
 def test_a_protocol_is_a_preset_or_spelled_out() -> None:

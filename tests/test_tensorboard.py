@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from raydml.config import Distribution, Scalar
-from raydml.tensorboard import Curves, write_experiment
+from raydml.tensorboard import Curves, write_evaluation, write_experiment
 
 ROOT = Path(__file__).parents[1]
 POINT: dict[str, Scalar] = {
@@ -116,3 +118,18 @@ def test_importing_it_loads_no_torch() -> None:
     code = "import sys, raydml.tensorboard; print([m for m in ('torch', 'ray', 'tensorflow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_evaluation_is_numbers_and_pictures_and_replaced_when_repeated(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (30, 20), (200, 10, 10)).save(picture, "PNG")
+    pictures = {"best": picture.getvalue(), "worst": picture.getvalue()}
+    for value in (0.25, 0.5):
+        metrics = {"recall@1": value, "map@r": 0.125}
+        write_evaluation(tmp_path, split="test", metrics=metrics, pictures=pictures, epoch=7)
+    events = read(tmp_path)
+    assert sorted(events.Tags()["scalars"]) == ["test/map@r", "test/recall@1"]
+    assert [(e.step, e.value) for e in events.Scalars("test/recall@1")] == [(7, 0.5)]
+    assert sorted(events.Tags()["images"]) == ["neighbors/best", "neighbors/worst"]
+    [image] = events.Images("neighbors/worst")
+    assert (image.width, image.height, image.encoded_image_string) == (30, 20, picture.getvalue())

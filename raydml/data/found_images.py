@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -56,6 +56,8 @@ class FoundImages:
     """(N,) indices into `classes`, UNKNOWN where an image has none; None where no image has one."""
     roles: Roles | None = None
     """(N,) `raydml.data.listing`: whether an image is a query or of the gallery; None where all are either."""
+    source: tuple[str, ...] = ()
+    """What `find_images` was asked for: a path made absolute, or a URI, and the overrides."""
 
     @property
     def class_names(self) -> tuple[str | None, ...]:
@@ -72,6 +74,10 @@ def find_images(what: str, overrides: Sequence[str] = (), *, absent_too: bool = 
     `label`; rows that are equal count once. Images that a table names and that are not there are refused,
     or with `absent_too` found like others, though they cannot be read. Raises ConfigError where there is no image.
     """
+    return replace(_found(what, overrides, absent_too=absent_too), source=(absolute(what), *overrides))
+
+
+def _found(what: str, overrides: Sequence[str], *, absent_too: bool) -> FoundImages:
     if is_image(Root.of(what).path) and (one := _one_file(what)) is not None:
         return one
     config = located(what, overrides).config

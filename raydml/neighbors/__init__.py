@@ -7,6 +7,7 @@ from raydml.neighbors.exact import blocks, nearest
 from raydml.neighbors.index_plans import Kind, Plan, plan_index
 from raydml.neighbors.index_recall import found_shares
 from raydml.neighbors.indexes import Index, build_index
+from raydml.neighbors.streamed import nearest_in_blocks
 
 __all__ = [
     "Index",
@@ -17,5 +18,6 @@ __all__ = [
     "clusters",
     "found_shares",
     "nearest",
+    "nearest_in_blocks",
     "plan_index",
 ]

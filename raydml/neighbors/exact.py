@@ -53,12 +53,15 @@ def _nearest_torch(query: Tensor, gallery: Tensor, k: int, exclude: Tensor | Non
         if exclude is not None:
             those = (exclude[rows] >= 0).nonzero()[:, 0]
             similarity[those, exclude[rows][those]] = -torch.inf
-        found.append(_first_of_equals(similarity, k))
+        found.append(first_of_equals(similarity, k))
     return torch.cat([values for values, _ in found]), torch.cat([index for _, index in found])
 
 
-def _first_of_equals(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row; where a tie is cut, those of the lowest index, which topk does not promise."""
+def first_of_equals(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row (Q, M), in no order among equals; where a tie is cut, those of the lowest index.
+
+    topk does not promise that.
+    """
     values, index = similarity.topk(k, dim=1)
     last = values[:, -1:]
     cut = ((similarity >= last).sum(1) > k).nonzero()[:, 0]

@@ -48,7 +48,16 @@ class Picture:
     caption: str
 
 
-Block = Heading | Paragraph | Table | Picture
+@dataclass(frozen=True)
+class Photograph:
+    """An image of pixels; other formats than a page leave it out."""
+
+    webp: str
+    """WebP in base64."""
+    caption: str
+
+
+Block = Heading | Paragraph | Table | Picture | Photograph
 
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = (0,)) -> Table:

@@ -130,6 +130,8 @@ class StudyContents(Model):
     """How often test classes were looked at, by the model's folder within the study; looks by hand count too."""
     identity: str
     provenance: Provenance
+    neighbors: tuple[str, ...] = ()
+    """Pictures of nearest neighbours of the best trial and of a final run of the winner, as paths below `directory`."""
 
 
 class ModelMetrics(Model):
@@ -155,6 +157,8 @@ class RunContents(Model):
     curves: Curves
     config: dict[str, JsonValue]
     provenance: Provenance
+    neighbors: tuple[str, ...] = ()
+    """Pictures of nearest neighbours, as paths below `directory`."""
 
     @property
     def finished(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from raydml.report.blocks import Block, Heading, Paragraph, Picture, Table
+from raydml.report.blocks import Block, Heading, Paragraph, Photograph, Picture, Table
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -75,7 +75,7 @@ def _markdown(block: Block) -> str:
             return f"> {_line(text)}" if warning else _line(text)
         case Table():
             return _markdown_table(block)
-        case Picture():
+        case Picture() | Photograph():
             return ""
 
 
@@ -109,7 +109,7 @@ def _latex(block: Block) -> str:
             return f"{{\\bfseries Note.}} {_in_latex(text)}\n" if warning else f"{_in_latex(text)}\n"
         case Table():
             return _latex_table(block)
-        case Picture():
+        case Picture() | Photograph():
             return ""
 
 

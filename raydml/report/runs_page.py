@@ -21,6 +21,7 @@ from raydml.report.blocks import (
 )
 from raydml.report.contents import Comparison, Group, Pair, RunContents
 from raydml.report.estimates import FEW_SEEDS
+from raydml.report.neighbor_sheets import neighbor_blocks
 from raydml.report.study_page import RECONSTRUCTION, provenance_table
 
 _MOST_COLUMNS = 4
@@ -43,6 +44,8 @@ def runs_blocks(runs: Sequence[RunContents], comparison: Comparison | None) -> I
         yield _metrics_of(runs[0])
     if any(run.epochs for run in runs):
         yield Picture(run_plots.learning_curves(runs, comparison), "Epoch by epoch")
+    if len(runs) == 1:
+        yield from neighbor_blocks(runs[0].directory, runs[0].neighbors)
     if comparison is not None and comparison.common:
         yield _configuration(comparison)
     yield from _provenance(runs)

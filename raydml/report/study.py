@@ -32,7 +32,8 @@ from raydml.record import (
 from raydml.report.confirmation import confirmation_of
 from raydml.report.contents import Best, Budget, Change, Dimension, Importance, Metrics, StudyContents, Trial
 from raydml.report.finals import final_of
-from raydml.report.phases import Spent
+from raydml.report.neighbor_sheets import sheets_of
+from raydml.report.phases import Final, Spent
 from raydml.report.plan import plan_of
 from raydml.report.reading import curves_of, plain, read_numbers
 from raydml.report.trainings import of_study, provenance_of
@@ -52,6 +53,7 @@ def study_contents(directory: Path) -> StudyContents:
     rows = {trial.number: read_history(trial_directory(directory, trial.number)) for trial in begun}
     identity = jsonfile.load(directory / "identity.json")
     baseline = directory / "baseline.json"
+    best, final = best_of(begun), final_of(study, directory, begun)
     return StudyContents(
         name=study.name,
         directory=str(directory),
@@ -63,17 +65,25 @@ def study_contents(directory: Path) -> StudyContents:
         space={path: _dimension(distribution) for path, distribution in distributions.items()},
         budget=_budget(study, memory, rows),
         trials=tuple(_trial(trial, study, rows[trial.number]) for trial in ranked(begun)),
-        best=_best(study, best_of(begun), rows),
+        best=_best(study, best, rows),
         front=tuple(trial.number for trial in pareto_front(begun)) if study.search.minimize else (),
         baseline=read_numbers(baseline) if baseline.exists() else {},
         importance=importance_of(memory, list(distributions)),
         plan=plan_of(study, directory, _spent(rows)),
         confirm=confirmation_of(study, directory, begun),
-        final=final_of(study, directory, begun),
+        final=final,
         looks=looks_of(directory),
         identity=str(identity.get("hash")),
         provenance=provenance_of(of_study(identity)),
+        neighbors=sheets_of(directory, _shown_runs(directory, best, final)),
     )
+
+
+def _shown_runs(directory: Path, best: FrozenTrial | None, final: Final | None) -> list[str]:
+    """The best trial, and the winner's first final run: those of other seeds look alike."""
+    trials = [] if best is None else [trial_directory(directory, best.number).relative_to(directory).as_posix()]
+    finals = [] if final is None or not final.finalists else [final.finalists[0].repeats[0].name]
+    return [*trials, *finals]
 
 
 def _dimension(distribution: Distribution) -> Dimension:

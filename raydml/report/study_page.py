@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from raydml.report import front, study_plots
 from raydml.report.blocks import NOTHING, Block, Heading, Paragraph, Picture, Table, duration, metric, shown, table
 from raydml.report.contents import Best, Provenance, StudyContents, Trial
+from raydml.report.neighbor_sheets import neighbor_blocks
 from raydml.report.phases_page import phases_blocks
 
 RECONSTRUCTION = (
@@ -29,6 +30,7 @@ def study_blocks(study: StudyContents) -> Iterator[Block]:
         yield from front.front_blocks(study)
     yield from _trials(study)
     yield from _space(study)
+    yield from neighbor_blocks(study.directory, study.neighbors)
     yield Heading("Where the numbers come from", 3)
     yield provenance_table(study.provenance, {"study": study.identity})
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from raydml.report.blocks import Block, Heading, Paragraph, Picture, Table
+from raydml.report.blocks import Block, Heading, Paragraph, Photograph, Picture, Table
 from raydml.report.confirmation_page import confirmation_summary
 from raydml.report.contents import StudyContents
 from raydml.report.finals_page import final_summary
@@ -32,7 +32,7 @@ def print_blocks(console: Console, blocks: Iterable[Block]) -> None:
                 console.print(Text(text, style="yellow" if warning else ""), soft_wrap=True)
             case Table():
                 console.print(_table(block))
-            case Picture():
+            case Picture() | Photograph():
                 pass
 
 

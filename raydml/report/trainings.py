@@ -10,6 +10,7 @@ from raydml import jsonfile, yamlfile
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
 from raydml.history import Row, read_history, seconds_of
 from raydml.report.contents import Metrics, ModelMetrics, Provenance, RunContents
+from raydml.report.neighbor_sheets import sheets_of
 from raydml.report.reading import curves_of, plain, read_numbers
 
 _SPLITS = ("val", "test")
@@ -32,6 +33,7 @@ def run_contents(directory: Path) -> RunContents:
         curves=curves_of(rows),
         config=plain(dump(config)),
         provenance=provenance_of(meta),
+        neighbors=sheets_of(directory),
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from raydml.metrics import ami, cluster_metrics, distance_metrics, nmi, pairwise_f1, silhouettes, spectral_decay
 from raydml.neighbors import clusters
 from tests.benchmarks.measuring import in_turns
-from tests.benchmarks.metrics import bare_product, synthetic
+from tests.benchmarks.metrics_cases import bare_product, one_set
 
 _PRODUCT = "bare product"
 
@@ -41,8 +41,9 @@ def require_agreement(labels: Tensor, assigned: Tensor) -> None:
 
 def actions(num_images: int, *, with_ami: bool) -> tuple[dict[str, Callable[[], object]], str]:
     """What is timed, by name, and the scores of the clusters in a line."""
-    rows, labels = synthetic(num_images)
     count = round(num_images * 11_316 / 60_502)
+    data = one_set(num_images, count)
+    rows, labels = data.query, data.query_labels
     assigned = clusters(rows, count)
     require_agreement(labels, assigned)
 
@@ -50,7 +51,7 @@ def actions(num_images: int, *, with_ami: bool) -> tuple[dict[str, Callable[[], 
         return lambda: cluster_metrics(rows, labels, names=("nmi",), num_clusters=count, iterations=iterations)
 
     found: dict[str, Callable[[], object]] = {
-        _PRODUCT: lambda: bare_product(rows, labels),
+        _PRODUCT: lambda: bare_product(data),
         "NMI, at most 10 iterations (K1)": of_clusters(10),
         "NMI, 3 iterations": of_clusters(3),
         "NMI of given clusters": lambda: nmi(labels, assigned),

@@ -28,7 +28,7 @@ from torch import Tensor
 from raydml.config import Wanted
 from raydml.metrics import Engine, query_metrics
 from raydml.neighbors import Kind, build_index, found_shares
-from tests.benchmarks.metrics import synthetic
+from tests.benchmarks.metrics_cases import of_size
 
 ENGINES = ("rank", "flat", "ivf", "ivf_pq", "hnsw")
 _WANTED = Wanted(recall_at=(1, 10, 100))
@@ -49,7 +49,7 @@ class Cost(NamedTuple):
 
 def rows_of(num_images: int, dim: int) -> tuple[Tensor, Tensor]:
     """Unit rows and labels."""
-    rows, labels = synthetic(num_images)
+    rows, labels, *_ = of_size(num_images)
     return torch.nn.functional.normalize(rows[:, :dim].clone(), dim=1), labels
 
 

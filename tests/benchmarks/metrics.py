@@ -1,155 +1,124 @@
-"""Time of retrieval metrics as ratios, side by side in one run: `python -m tests.benchmarks.metrics [N ...]`.
+"""Time and memory of retrieval metrics as ratios, side by side in one run: `python -m tests.benchmarks.metrics`.
+
+    python -m tests.benchmarks.metrics [SHAPE ...] [--rounds 5]     time; shapes: 10k 20k sop cub inshop
+    python -m tests.benchmarks.metrics --memory sop                 memory: one process a method
+    python -m tests.benchmarks.metrics --growth 5000 10000 ...      time against N, ours beside the product
 
 Rules: one thread, process CPU time, competitors interleaved after a warm-up, the median of the rounds, and a ratio to
-an anchor of the same run. Equality first: nothing is timed unless all agree on the numbers.
+an anchor of the same run. Equality first: nothing is timed unless all agree on the numbers. Memory is the peak resident
+size over that of a process that only makes the data; the peak of making them hides a part of what comes after.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable, Sequence
+import os
 
-import faiss
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+
 import torch
-from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-from torch import Tensor
 
-from raydml.metrics import retrieval_metrics
+from tests.benchmarks.measuring import in_turns
+from tests.benchmarks.metrics_cases import COMPETITORS, NOTHING, OURS, PRODUCT, SHAPES, Data, Metrics, of_size
 
-_DIM = 512
-_RECALL_AT = (1, 10, 100, 1000)
-_DEPTH = 1000
 _TOLERANCE = 1e-6
-# The tiles of the anchor: a product into one buffer, and nothing else.
-_TILE_ROWS, _TILE_COLUMNS = 512, 8160
-
-Metrics = dict[str, float]
-Competitor = Callable[[Tensor, Tensor], Metrics]
-
-
-def synthetic(num_images: int) -> tuple[Tensor, Tensor]:
-    """Unit rows of about five images a class: centres in 48 dimensions, rotated into 512, with a little noise."""
-    generator = torch.Generator().manual_seed(0)
-    num_classes = round(num_images * 3740 / 20_000)
-    labels = torch.arange(num_images) % num_classes
-    labels = labels[torch.randperm(num_images, generator=generator)]
-    centres = torch.randn(num_classes, 48, generator=generator)
-    rows = centres[labels] + torch.randn(num_images, 48, generator=generator)
-    rotation = torch.linalg.qr(torch.randn(_DIM, 48, generator=generator)).Q
-    rows = rows @ rotation.T + 0.02 * torch.randn(num_images, _DIM, generator=generator)
-    return torch.nn.functional.normalize(rows, dim=1), labels
-
-
-def bare_product(rows: Tensor, labels: Tensor) -> Metrics:
-    """The whole N x N product in tiles: what no exact method without symmetry can avoid."""
-    del labels
-    buffer = torch.empty(_TILE_ROWS, _TILE_COLUMNS)
-    for low in range(0, len(rows), _TILE_ROWS):
-        for left in range(0, len(rows), _TILE_COLUMNS):
-            a, b = rows[low : low + _TILE_ROWS], rows[left : left + _TILE_COLUMNS]
-            torch.mm(a, b.T, out=buffer.view(-1)[: len(a) * len(b)].view(len(a), len(b)))
-    return {}
-
-
-def ours(rows: Tensor, labels: Tensor) -> Metrics:
-    """All recalls, MAP@R and R-precision, checks included."""
-    return retrieval_metrics(rows, labels, recall_at=_RECALL_AT)
-
-
-def faiss_lists(rows: Tensor, labels: Tensor) -> Metrics:
-    """The same metrics from lists of 1000 neighbours."""
-    index = faiss.IndexFlatIP(_DIM)
-    index.add(rows.numpy())
-    _, found = index.search(rows.numpy(), _DEPTH + 1)
-    neighbours = torch.from_numpy(found)
-    # Itself is not always first where images are equal: dropped by identity.
-    itself = neighbours == torch.arange(len(rows))[:, None]
-    itself[:, -1] |= ~itself.any(1)
-    relevant = labels[neighbours[~itself].view(-1, _DEPTH)] == labels[:, None]
-    num_positives = (labels.bincount() - 1)[labels]
-    relevant, num_positives = relevant[num_positives > 0], num_positives[num_positives > 0, None]
-    place = torch.arange(1, _DEPTH + 1)
-    within = relevant & (place <= num_positives)
-    precision = torch.where(within, relevant.cumsum(1) / place, 0.0)
-    return {
-        **{f"recall@{k}": float(relevant[:, :k].any(1).double().mean()) for k in _RECALL_AT},
-        "map@r": float((precision.sum(1) / num_positives[:, 0]).double().mean()),
-        "r_precision": float((within.sum(1) / num_positives[:, 0]).double().mean()),
-    }
-
-
-def metric_learning(k: int | str) -> Competitor:
-    """pytorch-metric-learning with k neighbours: precision at 1, MAP@R and R-precision only."""
-    names = {
-        "precision_at_1": "recall@1",
-        "mean_average_precision_at_r": "map@r",
-        "r_precision": "r_precision",
-    }
-
-    def measure(rows: Tensor, labels: Tensor) -> Metrics:
-        calculator = AccuracyCalculator(include=tuple(names), k=k, device=torch.device("cpu"))
-        found = calculator.get_accuracy(rows, labels)
-        return {ours: float(found[theirs]) for theirs, ours in names.items()}
-
-    return measure
-
-
-COMPETITORS: dict[str, Competitor] = {
-    "bare product": bare_product,
-    "raydml": ours,
-    f"faiss, k={_DEPTH}": faiss_lists,
-    "pytorch-metric-learning, k=max_bin_count": metric_learning("max_bin_count"),
-    f"pytorch-metric-learning, k={_DEPTH}": metric_learning(_DEPTH),
-}
+_MEBIBYTE = 2**20
 
 
 def require_agreement(results: dict[str, Metrics]) -> None:
     """Raises ValueError where a competitor's number is not ours."""
     for name, metrics in results.items():
         for metric, value in metrics.items():
-            if abs(value - results["raydml"][metric]) > _TOLERANCE:
-                raise ValueError(f"{metric}: {name} finds {value}, but raydml {results['raydml'][metric]}")
+            if abs(value - results[OURS][metric]) > _TOLERANCE:
+                raise ValueError(f"{metric}: {name} finds {value}, but raydml {results[OURS][metric]}")
 
 
-def cpu_seconds(rows: Tensor, labels: Tensor, *, rounds: int) -> dict[str, float]:
+def cpu_seconds(data: Data, names: Sequence[str], *, rounds: int) -> dict[str, float]:
     """Median CPU seconds of each, interleaved."""
-    require_agreement({name: competitor(rows, labels) for name, competitor in COMPETITORS.items()})
-    times: dict[str, list[float]] = {name: [] for name in COMPETITORS}
-    for _ in range(rounds):
-        for name, competitor in COMPETITORS.items():
-            before = time.process_time()
-            competitor(rows, labels)
-            times[name].append(time.process_time() - before)
-    return {name: statistics.median(measured) for name, measured in times.items()}
+    require_agreement({name: COMPETITORS[name](data) for name in names})
+    actions = [lambda name=name: COMPETITORS[name](data) for name in names]  # type: ignore[misc]
+    return dict(zip(names, in_turns(actions, rounds), strict=True))
 
 
-def table_of(num_images: int, seconds: dict[str, float], *, rounds: int) -> Table:
-    """A row for each competitor: over the product (E1: ours <= 0.85), and over ours (E2: faiss >= 2, PML >= 3)."""
-    table = Table(title=f"N = {num_images:,}, D = {_DIM}, one thread, CPU time, median of {rounds}")
+def table_of(data: Data, seconds: dict[str, float], *, rounds: int) -> Table:
+    """A row for each competitor: over the product, and over ours."""
+    sizes = " x ".join(f"{len(rows):,}" for rows in (data.query, data.gallery))
+    title = (
+        f"{sizes}, D = {data.query.shape[1]}, {data.num_classes:,} classes, one thread, CPU time, median of {rounds}"
+    )
+    table = Table(title=title)
     for heading in ("", "seconds", "/ bare product", "/ raydml"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, measured in seconds.items():
-        ratios = (measured / seconds["bare product"], measured / seconds["raydml"])
+        ratios = (measured / seconds[PRODUCT], measured / seconds[OURS])
         table.add_row(name, f"{measured:.2f}", *(f"{ratio:.2f}" for ratio in ratios))
     return table
 
 
+def peak_mebibytes(shape: str, name: str) -> float:
+    """Peak resident size of a process that makes the data and then does one thing."""
+    command = [sys.executable, "-m", "tests.benchmarks.metrics", shape, "--alone", name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def memory_table(shape: str) -> Table:
+    """Extra memory of each method."""
+    before = peak_mebibytes(shape, NOTHING)
+    table = Table(title=f"{shape}: peak resident size over {before:,.0f} MiB, which making the data takes")
+    table.add_column("")
+    table.add_column("MiB", justify="right")
+    for name in COMPETITORS:
+        table.add_row(name, f"{peak_mebibytes(shape, name) - before:,.0f}")
+    return table
+
+
+def growth_table(sizes: Sequence[int], *, rounds: int) -> Table:
+    """Cost against N."""
+    table = Table(title=f"cost against N, D = 512, one thread, CPU time, median of {rounds}")
+    for heading in ("N", "bare product s", "raydml s", "ratio", "raydml ns a pair"):
+        table.add_column(heading, justify="right")
+    for size in sizes:
+        seconds = cpu_seconds(of_size(size), (PRODUCT, OURS), rounds=rounds)
+        product, ours = seconds[PRODUCT], seconds[OURS]
+        cells = (f"{product:.2f}", f"{ours:.2f}", f"{ours / product:.2f}", f"{ours / size**2 * 1e9:.2f}")
+        table.add_row(f"{size:,}", *cells)
+    return table
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a table for each number of images."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("num_images", nargs="*", type=int, default=[10_000, 20_000])
+    """Prints a table for each shape."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], default=["10k", "20k"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=list(COMPETITORS), default=list(COMPETITORS))
+    parser.add_argument("--memory", choices=list(SHAPES))
+    parser.add_argument("--growth", nargs="+", type=int)
+    parser.add_argument("--alone", choices=[NOTHING, *COMPETITORS], help="one method, once; prints its peak")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        for num_images in options.num_images:
-            seconds = cpu_seconds(*synthetic(num_images), rounds=options.rounds)
-            Console().print(table_of(num_images, seconds, rounds=options.rounds))
+        if options.alone:
+            data = SHAPES[options.shapes[0]]()
+            COMPETITORS.get(options.alone, lambda data: {})(data)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEBIBYTE)
+        elif options.memory:
+            Console(width=120).print(memory_table(options.memory))
+        elif options.growth:
+            Console(width=120).print(growth_table(options.growth, rounds=options.rounds))
+        else:
+            names = [name for name in COMPETITORS if name in {PRODUCT, OURS, *options.only}]
+            for shape in options.shapes:
+                data = SHAPES[shape]()
+                seconds = cpu_seconds(data, names, rounds=options.rounds)
+                Console(width=120).print(table_of(data, seconds, rounds=options.rounds))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import raydml
 from raydml.embedding_files import read_embeddings
@@ -44,6 +45,22 @@ def test_embeddings_are_standard_arrow(evaluated: Path) -> None:
     assert schema.field("index").type == pa.int64()
     assert schema.field("label").type == pa.int64()
     assert schema.field("embedding").type == pa.list_(pa.float32(), 16)
+
+
+def test_it_is_drawn_and_seen_in_tensorboard(evaluated: Path) -> None:
+    metrics = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
+    shown = json.loads((evaluated / "neighbors.json").read_text(encoding="utf-8"))
+    index = pq.read_table(evaluated / "embeddings.parquet")["index"].to_pylist()
+    hits = {hit["index"] for queries in shown.values() for query in queries for hit in query["hits"]}
+    assert hits <= set(index)
+    [file] = evaluated.glob("events.out.tfevents.*")
+    events = EventAccumulator(str(file)).Reload()
+    assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == pytest.approx(
+        {f"val/{name}": value for name, value in metrics.items()}
+    )
+    assert events.Scalars("val/map@r")[0].step == 4, "after the last epoch"
+    [image] = events.Images("neighbors/worst")
+    assert image.width > 1000
 
 
 def test_metrics_equal_brute_force_and_pytorch_metric_learning(evaluated: Path) -> None:
