@@ -79,6 +79,7 @@ CASES: dict[str, Callable[[], Side]] = {
     "classes of five": lambda: _of_classes(_noise(151, 0), 30),
     "two classes": lambda: _of_classes(_noise(151, 1), 2),
     "one huge class": lambda: Side(_noise(360, 2), _HUGE, torch.arange(360)),
+    "codes of a huge class": lambda: Side(_codes(360, 11), _HUGE, torch.arange(360)),
     "one class": lambda: Side(_noise(60, 3), torch.zeros(60).long(), torch.arange(60)),
     "every class alone": lambda: Side(_noise(60, 4), torch.arange(60), torch.arange(60)),
     "integer codes": lambda: _of_classes(_codes(151, 5), 20),

@@ -9,7 +9,9 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from raydml.config import Wanted
+from raydml.data.listing import ANY_ROLE, GALLERY, QUERY
 from raydml.metrics import Engine, counts, query_metrics, retrieval_metrics
+from raydml.retrieval import described, facts_of, protocol_metrics, protocol_of_roles
 from tests.test_metrics import SHAPES, unit_rows
 
 NAMES = ("map", "mrr", "map@1", "map@7", "map@500", "precision@1", "precision@5", "precision@500")
@@ -89,7 +91,7 @@ NONSENSE = {
     "too few groups": ({"groups": torch.zeros(3).long()}, r"query: groups must be \(N,\)"),
     "groups with a fraction": ({"groups": torch.zeros(4)}, "query: groups must be integers, but got torch.float32"),
     "groups of no gallery": ({"gallery_groups": torch.zeros(4).long()}, "go together"),
-    "lists that would not end": ({"metrics": ("map",), "engine": "faiss"}, "engine=faiss .*engine=rank"),
+    "lists that would not end": ({"metrics": ("map",), "engine": "faiss"}, "map is over all ranks.*engine=rank"),
 }
 
 
@@ -105,3 +107,21 @@ def test_groups_of_one_side_are_refused(engine: Engine) -> None:
     rows, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
     with pytest.raises(ValueError, match="groups and gallery_groups go together"):
         retrieval_metrics(rows, labels, rows, labels, groups=labels, engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["rank", "faiss"])
+@pytest.mark.parametrize("roles", [None, [QUERY, ANY_ROLE, GALLERY, GALLERY, QUERY, ANY_ROLE]])
+def test_images_of_one_class_and_group_do_not_find_each_other(roles: list[int] | None, engine: Engine) -> None:
+    """The nearest of its class is by its own camera; the other lies behind a negative, which shares that camera."""
+    angles = np.array([0.0, 0.1, 0.3, 0.2, 2.0, 2.4])
+    rows, labels = np.stack([np.cos(angles), np.sin(angles)], 1), np.array([0, 0, 0, 1, 1, 1])
+    cameras = np.array([7, 7, 8, 7, 8, -1])
+    given = None if roles is None else np.array(roles, np.int8)
+    free = protocol_metrics(protocol_of_roles(given, "x"), rows, labels, wanted=Wanted((1, 2)), engine=engine)
+    protocol = protocol_of_roles(given, "x", cameras)
+    apart = protocol_metrics(protocol, rows, labels, wanted=Wanted((1, 2)), engine=engine)
+    assert free.values["recall@1"].tolist()[0] == 1.0
+    assert [apart.values[name].tolist()[0] for name in ("recall@1", "recall@2")] == [0.0, 1.0]
+    assert facts_of(protocol, labels)["num_groups"] == 2
+    assert described(protocol, labels).endswith("; images of one class and group do not find each other")
+    assert "group" not in described(protocol_of_roles(given, "x"), labels)

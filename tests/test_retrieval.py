@@ -281,21 +281,3 @@ def test_what_is_said_of_a_protocol() -> None:
         "num_gallery_classes_without_query": 1,
     }
     assert facts_of(RandomGallery(4), np.array([0, 0, 1, 2]))["num_classes_of_one_image"] == 2
-
-
-@both_engines
-@pytest.mark.parametrize("roles", [None, [QUERY, ANY_ROLE, GALLERY, GALLERY, QUERY, ANY_ROLE]])
-def test_images_of_one_class_and_group_do_not_find_each_other(roles: list[int] | None, engine: Engine) -> None:
-    """The nearest of its class is by its own camera; the other lies behind a negative, which shares that camera."""
-    angles = np.array([0.0, 0.1, 0.3, 0.2, 2.0, 2.4])
-    rows, labels = np.stack([np.cos(angles), np.sin(angles)], 1), np.array([0, 0, 0, 1, 1, 1])
-    cameras = np.array([7, 7, 8, 7, 8, -1])
-    given = None if roles is None else np.array(roles, np.int8)
-    free = protocol_metrics(protocol_of_roles(given, "x"), rows, labels, wanted=Wanted((1, 2)), engine=engine)
-    protocol = protocol_of_roles(given, "x", cameras)
-    apart = protocol_metrics(protocol, rows, labels, wanted=Wanted((1, 2)), engine=engine)
-    assert free.values["recall@1"].tolist()[0] == 1.0
-    assert [apart.values[name].tolist()[0] for name in ("recall@1", "recall@2")] == [0.0, 1.0]
-    assert facts_of(protocol, labels)["num_groups"] == 2
-    assert described(protocol, labels).endswith("; images of one class and group do not find each other")
-    assert "group" not in described(protocol_of_roles(given, "x"), labels)

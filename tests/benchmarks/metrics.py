@@ -20,6 +20,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -44,17 +45,15 @@ def require_agreement(results: dict[str, Metrics]) -> None:
 def cpu_seconds(data: Data, names: Sequence[str], *, rounds: int) -> dict[str, float]:
     """Median CPU seconds of each, interleaved."""
     require_agreement({name: COMPETITORS[name](data) for name in names})
-    actions = [lambda name=name: COMPETITORS[name](data) for name in names]  # type: ignore[misc]
+    actions = [partial(COMPETITORS[name], data) for name in names]
     return dict(zip(names, in_turns(actions, rounds), strict=True))
 
 
 def table_of(data: Data, seconds: dict[str, float], *, rounds: int) -> Table:
     """A row for each competitor: over the product, and over ours."""
     sizes = " x ".join(f"{len(rows):,}" for rows in (data.query, data.gallery))
-    title = (
-        f"{sizes}, D = {data.query.shape[1]}, {data.num_classes:,} classes, one thread, CPU time, median of {rounds}"
-    )
-    table = Table(title=title)
+    classes = f"D = {data.query.shape[1]}, {data.num_classes:,} classes"
+    table = Table(title=f"{sizes}, {classes}, one thread, CPU time, median of {rounds}")
     for heading in ("", "seconds", "/ bare product", "/ raydml"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, measured in seconds.items():
@@ -96,18 +95,21 @@ def growth_table(sizes: Sequence[int], *, rounds: int) -> Table:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table for each shape."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], default=["10k", "20k"])
+    parser.add_argument("shapes", nargs="*", default=["10k", "20k"], help=", ".join(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(COMPETITORS), default=list(COMPETITORS))
     parser.add_argument("--memory", choices=list(SHAPES))
     parser.add_argument("--growth", nargs="+", type=int)
     parser.add_argument("--alone", choices=[NOTHING, *COMPETITORS], help="one method, once; prints its peak")
     options = parser.parse_args(argv)
+    if unknown := set(options.shapes) - set(SHAPES):
+        parser.error(f"shapes must be of {', '.join(SHAPES)}, but got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     with threadpool_limits(1):
         if options.alone:
             data = SHAPES[options.shapes[0]]()
-            COMPETITORS.get(options.alone, lambda data: {})(data)
+            if options.alone != NOTHING:
+                COMPETITORS[options.alone](data)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MEBIBYTE)
         elif options.memory:
             Console(width=120).print(memory_table(options.memory))
