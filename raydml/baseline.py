@@ -9,13 +9,12 @@ from raydml.config import Wanted
 from raydml.data.cache import ImageSet
 from raydml.data.decoding import Pixels
 from raydml.data.subsets import Subset
-from raydml.retrieval import EveryOther, RetrievalProtocol, protocol_metrics
+from raydml.retrieval import RetrievalProtocol, every_other, protocol_metrics
 
 # Larger images are averaged down to this first: neighbours of pixels get better, not worse, and memory stays small.
 _LARGEST_SIDE = 32
 # Images of full size that are in memory as floats.
 _AT_A_TIME = 256
-_EVERY_OTHER = EveryOther()
 _DEFAULT = Wanted()
 
 
@@ -24,16 +23,17 @@ def raw_pixel_metrics(
     subset: Subset,
     *,
     wanted: Wanted = _DEFAULT,
-    protocol: RetrievalProtocol = _EVERY_OTHER,
+    protocol: RetrievalProtocol | None = None,
 ) -> dict[str, float]:
     """Retrieval metrics of the pixels of a subset as embeddings: centred on their mean, scaled to unit length.
 
-    Of plain, centred and Euclidean pixels this is the strongest on glyphs and digits.
+    Of plain, centred and Euclidean pixels this is the strongest on glyphs and digits. Without a protocol that of
+    validation.
     """
     num_parts = -(-len(subset.index) // _AT_A_TIME)
     rows = torch.cat([_rows(images.images[part]) for part in np.array_split(subset.index, num_parts)])
     embeddings = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
-    return protocol_metrics(protocol, embeddings, subset.labels, wanted=wanted).means()
+    return protocol_metrics(protocol or every_other(images, subset), embeddings, subset.labels, wanted=wanted).means()
 
 
 def _rows(pixels: Pixels) -> torch.Tensor:

@@ -158,6 +158,8 @@ def _table(images: FoundImages, block: EmbeddedBlock) -> pa.Table:
         columns["class"] = pa.array(names, pa.string())
     if images.roles is not None:
         columns["role"] = _roles(images.roles[at].tolist())
+    if images.groups is not None:
+        columns["group"] = images.groups[at]
     return pa.table({**columns, "embedding": as_column(block.rows)})
 
 

@@ -19,16 +19,25 @@ Rows = npt.NDArray[np.float32]
 ROLE_NAMES = {QUERY: "query", GALLERY: "gallery"}
 
 
-def write_embeddings(path: Path, rows: Rows, labels: Indices, index: Indices, roles: Roles | None = None) -> None:
+def write_embeddings(
+    path: Path,
+    rows: Rows,
+    labels: Indices,
+    index: Indices,
+    roles: Roles | None = None,
+    groups: Indices | None = None,
+) -> None:
     """Parquet that anything reads: index int64, label int64, embedding fixed_size_list<float32>.
 
-    Where images have roles also role: `query`, `gallery`, or null for either.
+    Where images have roles also role: `query`, `gallery`, or null for either; where they have groups, group int64.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     columns = {"index": index, "label": labels, "embedding": as_column(rows)}
     if roles is not None:
         columns["role"] = pa.array([ROLE_NAMES.get(role) for role in roles.tolist()], pa.string())
+    if groups is not None:
+        columns["group"] = groups
     pq.write_table(pa.table(columns), beside)
     beside.replace(path)
 

@@ -37,7 +37,7 @@ from raydml.evaluation_files import write_evaluation, write_per_query
 from raydml.looks import note_look
 from raydml.measurement import measure, measure_shards
 from raydml.neighbor_pictures import images_of, images_of_stored, write_pictures
-from raydml.retrieval import QueryGallery, protocol_of_roles
+from raydml.retrieval import QueryGallery, RandomGallery, protocol_of_roles
 from raydml.session import connected
 from raydml.shards import Columns, read_columns
 from raydml.stored import fingerprint, open_stored, read_rows
@@ -164,13 +164,14 @@ def _evaluate_rows(
     directory = run / "evaluation" / subject.folder
     file = directory / "embeddings.parquet"
     roles = subject.protocol.roles if isinstance(subject.protocol, QueryGallery) else None
+    groups = None if isinstance(subject.protocol, RandomGallery) else subject.protocol.groups
     labels = images.labels[subset.index]
-    write = partial(write_embeddings, file, rows, labels, subset.index, roles)
+    write = partial(write_embeddings, file, rows, labels, subset.index, roles, groups)
     if options.shards is None:
         measured = measure(name, subject.protocol, rows, subset.labels, subject.wanted, options)
     else:
         write()
-        stored, columns = open_stored(file, scaled=True), Columns(subset.labels, roles)
+        stored, columns = open_stored(file, scaled=True), Columns(subset.labels, roles, groups)
         measured = measure_shards(name, stored, columns, subject.wanted, options, progress=counted)
     metrics = measured.metrics()
     if subject.split == "test":

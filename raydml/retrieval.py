@@ -62,13 +62,17 @@ RetrievalProtocol = EveryOther | QueryGallery | RandomGallery
 
 def protocol_of(data: DataConfig, images: ImageSet, subset: Subset, split: Split) -> RetrievalProtocol:
     """The protocol of a split. Raises ConfigError where the roles of test images leave no query or no gallery."""
-    if split != "test":
-        return EveryOther()
-    if images.roles is not None:
-        return protocol_of_roles(images.roles[subset.index], f"data: the test images of {images.name}")
-    if isinstance(data, VehicleIdConfig) and data.gallery == "random":
+    groups = every_other(images, subset).groups
+    if split == "test" and images.roles is not None:
+        return protocol_of_roles(images.roles[subset.index], f"data: the test images of {images.name}", groups)
+    if split == "test" and isinstance(data, VehicleIdConfig) and data.gallery == "random":
         return RandomGallery(data.gallery_draws)
-    return EveryOther()
+    return EveryOther(groups)
+
+
+def every_other(images: ImageSet, subset: Subset) -> EveryOther:
+    """Every image of a subset against all others, as validation has it."""
+    return EveryOther(None if images.groups is None else images.groups[subset.index])
 
 
 def protocol_of_roles(roles: Roles | None, name: str, groups: Indices | None = None) -> RetrievalProtocol:

@@ -53,20 +53,20 @@ class FolderConfig(Photos, FreeSplit):
 
 
 class Table(Photos, FreeSplit):
-    """Your own images, listed in a table: `label`, and where there are such columns `split` and `role`."""
+    """Your own images, listed in a table: `label`, and where there are such columns `split`, `role` and `group`."""
 
     images: Place | None = None
     """Folder or URI that paths of the table are relative to; that of the table where None."""
 
 
 class CsvConfig(Table):
-    """Your own images: a CSV file with the columns `path,label[,split][,role]`; `root` is the file."""
+    """Your own images: a CSV file with the columns `path,label[,split][,role][,group]`; `root` is the file."""
 
     kind: Literal["csv"]
 
 
 class ParquetConfig(Table):
-    """Your own images in Parquet or Arrow: columns `image` (bytes) or `path`, `label[,split][,role]`.
+    """Your own images in Parquet or Arrow: columns `image` (bytes) or `path`, `label[,split][,role][,group]`.
 
     `root` is a file, or a folder of files that are read in the order of their names.
     """

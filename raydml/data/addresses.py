@@ -53,6 +53,8 @@ def _digest(listing: Listing, image_size: int, more: Sequence[bytes]) -> str:
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     digest.update(listing.labels.astype("<i8").tobytes())
     digest.update(b"-" if listing.roles is None else listing.roles.tobytes())
+    if listing.groups is not None:
+        digest.update(listing.groups.astype("<i8").tobytes())
     for name in sorted(listing.test_lists):
         digest.update(listing.test_lists[name].tobytes())
     for part in more:

@@ -200,6 +200,7 @@ def _finish(what: Build, done: Sequence[FinishedBlock]) -> str:
         digests=digests,
         num_training=listing.num_training,
         roles=listing.roles,
+        groups=listing.groups,
         test_lists=listing.test_lists,
         decoder=decoder(),
         encoded_bytes=sum(block.num_bytes for block in done),

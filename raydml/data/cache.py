@@ -61,6 +61,8 @@ class ImageSet:
     """Classes, the first ones, that train; None where the configuration decides."""
     roles: Roles | None = None
     """(N,) `raydml.data.listing`: whether an image is a query, of the gallery, or either; None where all are either."""
+    groups: Indices | None = None
+    """(N,) such as cameras: images of one class and group do not find each other. None where there are none."""
     test_lists: Mapping[str, Mask] = field(default_factory=dict)
     """Named parts of the test images, (N,) each, where a data set has several."""
 
@@ -77,6 +79,7 @@ class ImageSet:
             sources=self.sources[:count],
             sizes=sizes,
             roles=None if self.roles is None else self.roles[:count].copy(),
+            groups=None if self.groups is None else self.groups[:count].copy(),
             test_lists={name: mask[:count].copy() for name, mask in self.test_lists.items()},
         )
 
@@ -103,6 +106,7 @@ def open_entry(entry: Path) -> ImageSet | None:
         synthetic=meta["synthetic"],
         num_training=meta["num_training"],
         roles=index["role"].to_numpy().astype(np.int8) if "role" in index.column_names else None,
+        groups=index["group"].to_numpy() if "group" in index.column_names else None,
         test_lists=test_lists_of(contents),
     )
 

@@ -51,6 +51,7 @@ class Description:
     """Of the encoded images; None where they were rendered."""
     num_training: int | None = None
     roles: Roles | None = None
+    groups: Indices | None = None
     test_lists: Mapping[str, Mask] = field(default_factory=dict)
     decoder: str | None = None
     encoded_bytes: int | None = None
@@ -111,6 +112,8 @@ def _index_of(description: Description) -> pa.Table:
         columns["digest"] = pa.array(description.digests, type=pa.binary())
     if description.roles is not None:
         columns["role"] = pa.array(description.roles)
+    if description.groups is not None:
+        columns["group"] = pa.array(description.groups)
     columns |= {f"{_LIST}{name}": pa.array(mask) for name, mask in description.test_lists.items()}
     return pa.table(columns)
 

@@ -31,7 +31,7 @@ from raydml.data.cache import ImageSet
 from raydml.data.catalog import list_photos
 from raydml.data.files import Files, Root, Stamp
 from raydml.data.folder import is_image
-from raydml.data.listing import Encoded, Roles, version_of
+from raydml.data.listing import Encoded, Roles, numbered_groups, version_of
 from raydml.data.opening import open_images
 from raydml.data.rows import require_role, role_of, without_copies
 from raydml.data.tables import about_missing, looked_up, read_csv, read_parquet
@@ -55,6 +55,8 @@ class FoundImages:
     labels: Indices | None = None
     """(N,) indices into `classes`, UNKNOWN where an image has none; None where no image has one."""
     roles: Roles | None = None
+    groups: Indices | None = None
+    """(N,) `raydml.data.listing.numbered_groups`."""
     """(N,) `raydml.data.listing`: whether an image is a query or of the gallery; None where all are either."""
     source: tuple[str, ...] = ()
     """What `find_images` was asked for: a path made absolute, or a URI, and the overrides."""
@@ -142,13 +144,21 @@ def _in_table(name: str, config: CsvConfig | ParquetConfig, *, absent_too: bool)
     classes, labels = _numbered([row.label for row in rows], table.order)
     roles = np.array([role_of(row) for row in rows], dtype=np.int8)
     places = tuple(row.place for row in rows)
-    return FoundImages(name, found.encoded, places, version, classes, labels, roles if roles.any() else None)
+    known = roles if roles.any() else None, numbered_groups([row.group for row in rows])
+    return FoundImages(name, found.encoded, places, version, classes, labels, *known)
 
 
 def _listed(name: str, config: PhotosConfig) -> FoundImages:
     listing = list_photos(config)
     return FoundImages(
-        name, listing.encoded, listing.places, listing.version, listing.classes, listing.labels, listing.roles
+        name,
+        listing.encoded,
+        listing.places,
+        listing.version,
+        listing.classes,
+        listing.labels,
+        listing.roles,
+        listing.groups,
     )
 
 

@@ -41,6 +41,8 @@ class Listed(NamedTuple):
     """Where it is within its data set, the same on every machine."""
     class_name: str
     role: int = ANY_ROLE
+    group: str = ""
+    """Such as the camera; empty where it is of none."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Listing:
     """Classes, the first ones, that train; None where the configuration decides (`test_fraction`)."""
     roles: Roles | None = None
     """(N,) whether an image is a query, of the gallery, or either; None where all are either."""
+    groups: Indices | None = None
+    """(N,) `numbered_groups`; None where no image is of any."""
     test_lists: Mapping[str, Mask] = field(default_factory=dict)
     """Named parts of the test images, (N,) each, where a data set has several."""
     reading_order: Indices | None = None
@@ -98,6 +102,7 @@ def listing_of(
     labels = np.array([place_of[image.class_name] for image in found], dtype=np.int64)
     order = np.argsort(labels, kind="stable")
     roles = np.array([image.role for image in found], dtype=np.int8)[order]
+    groups = numbered_groups([found[position].group for position in order])
     places = tuple(found[position].place for position in order)
     masks = {name: np.array([place in part for place in places]) for name, part in (test_lists or {}).items()}
     return Listing(
@@ -108,9 +113,19 @@ def listing_of(
         version,
         num_training,
         roles if roles.any() else None,
+        groups,
         masks,
         reading_order=np.argsort(order, kind="stable"),
     )
+
+
+def numbered_groups(names: Sequence[str]) -> Indices | None:
+    """(N,) a number for each name; an image without one has a negative number of its own. None where none has one."""
+    known = sorted({name for name in names if name})
+    if not known:
+        return None
+    number_of = {name: number for number, name in enumerate(known)}
+    return np.array([number_of.get(name, -1 - place) for place, name in enumerate(names)], dtype=np.int64)
 
 
 def require_classes(where: str, count: int, *, called: str = "classes") -> None:

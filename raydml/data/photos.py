@@ -68,6 +68,7 @@ def streamed(listing: Listing, *, name: str, image_size: int) -> ImageSet:
         synthetic=False,
         num_training=listing.num_training,
         roles=listing.roles,
+        groups=listing.groups,
         test_lists=listing.test_lists,
     )
 

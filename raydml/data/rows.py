@@ -20,6 +20,8 @@ class Row(NamedTuple):
     label: str
     split: str
     role: str
+    group: str
+    """Such as the camera; empty where the row has none."""
     number: int
     """Of the line or the row."""
     file: str = ""
@@ -56,7 +58,7 @@ def listing_of_table(encoded: Encoded, table: Table, *, version: str) -> Listing
     require_classes(table.name, len(split_of))
     ranks = table.order or {}
     classes = sorted(split_of, key=lambda name: (split_of[name] == _TEST, ranks.get(name, 0), name))
-    images = (Listed(row.place, row.label, _ROLES[row.role]) for row in rows)
+    images = (Listed(row.place, row.label, _ROLES[row.role], row.group) for row in rows)
     num_training = _num_training(split_of, table) if "split" in table.columns else None
     return listing_of(encoded, images, classes, version=version, num_training=num_training)
 
@@ -99,11 +101,11 @@ def without_copies(table: Table) -> list[Row]:
     first: dict[str, Row] = {}
     for row in table.rows:
         other = first.setdefault(row.place, row)
-        if other[1:4] == row[1:4]:
+        if other[1:5] == row[1:5]:
             continue
         name, mine, its = next(
             (name, mine, its)
-            for name, mine, its in zip(Row._fields[1:4], row[1:4], other[1:4], strict=True)
+            for name, mine, its in zip(Row._fields[1:5], row[1:5], other[1:5], strict=True)
             if mine != its
         )
         raise ConfigError(

@@ -20,8 +20,9 @@ from raydml.data.listing import Listing, MissingImagesError, version_of
 from raydml.data.places import Places, place_of
 from raydml.data.rows import Row, Table, listing_of_table
 
-_PATH, _LABEL, _SPLIT, _ROLE = "path", "label", "split", "role"
-_COLUMNS = (_PATH, _LABEL, _SPLIT, _ROLE)
+_PATH, _LABEL, _SPLIT, _ROLE, _GROUP = "path", "label", "split", "role", "group"
+_MORE = (_LABEL, _SPLIT, _ROLE, _GROUP)
+_COLUMNS = (_PATH, *_MORE)
 
 
 class Described(NamedTuple):
@@ -53,8 +54,8 @@ def read_csv(config: CsvConfig, *, needed: Sequence[str] = (_PATH,)) -> Describe
     at = {name: columns.index(name) for name in _COLUMNS if name in columns}
     rows = []
     for number, cells in lines:
-        label, split, role = (cells[at[name]].strip() if name in at else "" for name in (_LABEL, _SPLIT, _ROLE))
-        rows.append(Row(_relative(cells[at[_PATH]]), label, split, role, number))
+        label, split, role, group = (cells[at[name]].strip() if name in at else "" for name in _MORE)
+        rows.append(Row(_relative(cells[at[_PATH]]), label, split, role, group, number))
     table = Table(file.named(), rows, at, lambda row: f"line {row.number} of {file.named()}")
     folder, name = file.folder_and_name()
     return Described(table, Places(_images(config.images, folder)), {name: stamp})
@@ -210,13 +211,14 @@ class _Part(NamedTuple):
 
     def rows(self) -> Iterator[Row]:
         empty = [""] * self.num_rows
-        labels, splits, roles = (self.columns.get(name, empty) for name in (_LABEL, _SPLIT, _ROLE))
+        said_of = [self.columns.get(name, empty) for name in _MORE]
         if IMAGE in self.columns:
             places = [f"{self.path}#{number}" for number in range(self.num_rows)]
         else:
             places = [_relative(path) for path in self.columns[_PATH]]
-        for number, said in enumerate(zip(places, labels, splits, roles, strict=True)):
-            yield Row(*said, number, self.path)
+        for number, (place, *said) in enumerate(zip(places, *said_of, strict=True)):
+            label, split, role, group = said
+            yield Row(place, label, split, role, group, number, self.path)
 
 
 def _part(root: Files, path: str, config: ParquetConfig, needed: Sequence[str]) -> _Part:
@@ -259,6 +261,8 @@ def _require_images(file: ParquetRows | ArrowRows, name: str, config: ParquetCon
 def _words(column: pa.ChunkedArray, called: str, name: str) -> list[str]:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if called == _GROUP and pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
     kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
     if not any(is_kind(column.type) for is_kind in kinds):
         raise ConfigError(f"data.root: column {called} of {name} must hold strings, but is {column.type}")
