@@ -30,6 +30,7 @@ class Images:
         self._console, self._verb, self._every_s = console, verb, every_s
         self._began = self._told = math.nan
         self._before = self._done = 0
+        self._waiting = True
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,10 +57,14 @@ class Images:
         if math.isnan(self._began) or done < self._done:
             # What an earlier process did says nothing of the speed of this one.
             self._began = self._told = now
-            self._before = done
+            self._before = self._done = done
+            self._waiting = True
             if self._bar is not None and self._task is not None:
                 self._bar.reset(self._task)
                 self._bar.start()
+        if self._waiting and done > self._done:
+            # Nor does what it takes until the first are there.
+            self._began, self._before, self._waiting = now, done, False
         self._done = done
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, visible=True)
@@ -68,10 +73,14 @@ class Images:
                 self._bar.stop()
         elif done and now - self._told >= self._every_s:
             self._told = now
-            speed = max(1, done - self._before) / max(1e-9, now - self._began)
-            left = (total - done) / speed
-            line = f"{self._verb} {done:,} of {total:,} images, {speed:,.0f} images/s, {left:,.0f} s left"
+            line = f"{self._verb} {done:,} of {total:,} images{self._speed(now, total)}"
             self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _speed(self, now: float, total: int) -> str:
+        if self._done == self._before:
+            return ""
+        speed = (self._done - self._before) / max(1e-9, now - self._began)
+        return f", {speed:,.0f} images/s, {(total - self._done) / speed:,.0f} s left"
 
 
 class _Speed(TextColumn):

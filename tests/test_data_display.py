@@ -76,9 +76,10 @@ def test_an_early_end_takes_the_bar_away() -> None:
 def test_a_log_has_a_line_now_and_then() -> None:
     console = console_of(terminal=False)
     with Images(console, "decoded", every_s=0.0) as progress:
-        progress(0, 2000)
-        progress(1500, 2000)
-    [line] = written(console).splitlines()
+        for done in (0, 500, 1500):
+            progress(done, 2000)
+    first, line = written(console).splitlines()
+    assert first == "decoded 500 of 2,000 images"
     assert re.fullmatch(r"decoded 1,500 of 2,000 images, [\d,]+ images/s, [\d,]+ s left", line)
     quiet = console_of(terminal=False)
     with Images(quiet, "decoded", every_s=1000.0) as progress:
@@ -88,32 +89,35 @@ def test_a_log_has_a_line_now_and_then() -> None:
 
 
 def test_the_speed_is_of_what_this_process_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupted decoding begins with what is there already."""
-    clock = iter([100.0, 110.0])
+    """An interrupted decoding begins with what is there already; what starts first takes its time."""
+    clock = iter([100.0, 190.0, 200.0])
     monkeypatch.setattr("raydml.data_display.time.monotonic", lambda: next(clock))
     console = console_of(terminal=False)
     with Images(console, "decoded") as progress:
-        progress(1000, 2000)
-        progress(1200, 2000)
-    assert written(console) == "decoded 1,200 of 2,000 images, 20 images/s, 40 s left\n"
+        for done in (1000, 1200, 1400):
+            progress(done, 2000)
+    assert written(console).splitlines() == [
+        "decoded 1,200 of 2,000 images",
+        "decoded 1,400 of 2,000 images, 20 images/s, 30 s left",
+    ]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_other_images_are_counted_from_their_beginning(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> None:
     """Several models are evaluated one after the other."""
-    clock = iter([100.0, 110.0, 200.0, 210.0])
+    clock = iter([100.0, 110.0, 200.0, 210.0, 220.0])
     if not terminal:
         monkeypatch.setattr("raydml.data_display.time.monotonic", lambda: next(clock))
     console = console_of(terminal=terminal)
     with Images(console, "embedded") as progress:
-        for done in (0, 2000, 0, 100):
+        for done in (0, 2000, 0, 50, 100):
             progress(done, 2000)
         if terminal:
             assert progress._bar is not None
             assert progress._bar.live.is_started
             assert progress._bar.tasks[0].completed == 100
     if not terminal:
-        assert written(console).splitlines()[-1] == "embedded 100 of 2,000 images, 10 images/s, 190 s left"
+        assert written(console).splitlines()[-1] == "embedded 100 of 2,000 images, 5 images/s, 380 s left"
 
 
 def test_the_counts_of_a_data_set() -> None:
