@@ -21,6 +21,7 @@ from raydml.splits import Indices
 
 ABOUT = "embeddings.json"
 PART = "part-{:06d}.parquet"
+_DIGESTS = {"checkpoint": "by another model", "version": "of images, or with labels, that have changed since"}
 _PROBLEMS = b"raydml.unreadable"
 
 # What a kill may cost, and what a file of a huge set holds.
@@ -44,15 +45,21 @@ class BlockFolder:
         """Goes on with what lies there; begins where nothing does.
 
         `about` is JSON: what the embeddings follow from, `num_images` among it. Blocks of one that goes on have the
-        size they had. Raises ConfigError where something else lies there; with `anew` that is removed.
+        size they had. Raises ConfigError where blocks of something else lie there; with `anew` they are removed.
+        A description without a block is nothing to lose.
         """
         self._output, self._about = output, dict(about)
         count = about["num_images"]
         assert isinstance(count, int)
         found = self._found()
         differing = [name for name, value in about.items() if found is not None and found.get(name) != value]
-        if differing and not anew:
+        if differing and not anew and self._holds_parquet():
             raise ConfigError(_refused(output, differing[0], found or {}, about))
+        if found is None and not anew and self._holds_parquet():
+            raise ConfigError(
+                f"{output.field}: {output.named()} holds Parquet files of something else: give {output.field}=... "
+                "another folder"
+            )
         if found is None or differing:
             if anew:
                 output.remove()
@@ -109,6 +116,9 @@ class BlockFolder:
             with self._output.opened(PART.format(number)) as file:
                 yield pq.read_table(file)
 
+    def _holds_parquet(self) -> bool:
+        return any(name.endswith(".parquet") for name in self._output.names())
+
     def _describe(self, more: Mapping[str, object]) -> None:
         text = {**self._about, **more, "images_per_block": self._size, "complete": self._complete}
         self._output.write(ABOUT, (json.dumps(text, indent=1, sort_keys=True) + "\n").encode())
@@ -144,7 +154,11 @@ class BlockFolder:
 
 
 def _refused(output: Output, name: str, found: Mapping[str, object], about: Mapping[str, object]) -> str:
+    now = about[name]
+    # A digest says nothing to a person.
+    values = "" if name in _DIGESTS else f": {found.get(name)}, and now it is {now}"
+    what = _DIGESTS.get(name, f"with another {name}")
     return (
-        f"{output.field}: {output.named()} holds embeddings with another {name}: {found.get(name)}, and now it is "
-        f"{about[name]}; give {output.field}=... another place, or remove that folder"
+        f"{output.field}: {output.named()} holds embeddings {what}{values}; remove that folder, or embed into another "
+        "one: python -m raydml.embed takes out=FOLDER"
     )

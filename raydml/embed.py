@@ -26,7 +26,7 @@ from raydml.runs import resolve
 def embed(
     run: str | Path, images: str | Path, *, data: Sequence[str] = (), verbose: bool = False, **options: object
 ) -> EmbeddedImages:
-    """Embeds images with the model of a run; `raydml.embedding_files` reads what it writes.
+    """Embeds images with the model of a run; `raydml.stored` reads what it writes.
 
     `options` are fields of `EmbedOptions`, `data` overrides such as `images=FOLDER`. Raises ConfigError where there is
     no such model or no such image, EmbeddingFailedError where the workers are lost for good.

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from raydml.config import EmbedOptions
 from raydml.config.grammar import validate
-from raydml.data.found_images import find_images
+from raydml.data.found_images import UNKNOWN, FoundImages, find_images
 from raydml.data_display import Images
 from raydml.embedding import UNREADABLE, EmbeddedImages, EmbeddingFailedError, embed_images
 from raydml.overrides import own_options
@@ -30,9 +30,14 @@ def embed(run: str, images: str, overrides: Sequence[str], console: Console, *, 
     except EmbeddingFailedError as error:
         print(f"error: the images could not be embedded: {error}; the same command goes on", file=sys.stderr)
         return _FAILED
-    for line in _lines(done, labelled=found.labels is not None):
+    for line in _lines(done, labelled=_all_labelled(found)):
         console.print(line, highlight=False, soft_wrap=True)
     return _DONE
+
+
+def _all_labelled(found: FoundImages) -> bool:
+    # An evaluation takes nothing less.
+    return found.labels is not None and bool((found.labels != UNKNOWN).all())
 
 
 def _lines(done: EmbeddedImages, *, labelled: bool) -> list[str]:

@@ -38,7 +38,7 @@ class EmbeddedImages:
     """Embeddings of a gallery, on disk or in a bucket."""
 
     place: str
-    """The folder or URI of the Parquet files, for `raydml.embedding_files`."""
+    """The folder or URI of the Parquet files, for `raydml.stored`."""
     num_images: int
     """Embedded ones."""
     embedding_dim: int
@@ -170,7 +170,7 @@ def _roles(roles: Sequence[int]) -> pa.Array:
 def _about_unreadable(found: Sequence[Unreadable]) -> str:
     named = "; ".join(image.problem for image in found[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return f"images: {named}{more}; mend or remove them, or give unreadable=skip"
+    return f"images: {named}{more}; mend or remove them: raydml.embed leaves them out with unreadable=skip"
 
 
 def _as_csv(images: FoundImages, found: Sequence[Unreadable]) -> bytes:

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -25,9 +25,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from raydml import checkpoint, tensorboard
-from raydml.config import EvaluateOptions, Resources, dump, wanted_metrics
+from raydml.atomic import make_folder
+from raydml.config import ConfigError, EvaluateOptions, Resources, dump, wanted_metrics
 from raydml.config.grammar import validate
 from raydml.data.building import Progress
 from raydml.data.files import Root
@@ -132,13 +134,28 @@ def _evaluate_models(
     parts: list[Rows] = []
     for subject in subjects:
         run = subject.model.directory
-        blocks = run / "evaluation" / subject.folder / "embeddings.part"
-        rows = embed_subset(subject, blocks, options, verbose=verbose, progress=embedded)
-        parts.append(rows)
-        yield _evaluate_rows(rows, subject, run, subject.model.checkpoint, options, opened, counted)
+        directory = run / "evaluation" / subject.folder
+        with _alone(directory):
+            rows = embed_subset(subject, directory / "embeddings.part", options, verbose=verbose, progress=embedded)
+            parts.append(rows)
+            evaluation = _evaluate_rows(rows, subject, run, subject.model.checkpoint, options, opened, counted)
+        yield evaluation
     if len(parts) > 1:
         run = subjects[0].model.directory.parent
         yield _evaluate_rows(_concatenated(parts), subjects[0], run, run, options, opened, counted)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keeps others away, who would take each other's blocks. Raises ConfigError where one is there already."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(f"{directory}: is being written by another evaluation: wait for its end") from None
+    except PermissionError as error:
+        raise ConfigError(f"{directory}: cannot be written: {error.strerror}") from None
 
 
 def _concatenated(parts: Sequence[Rows]) -> Rows:
@@ -200,6 +217,7 @@ def _evaluate_stored(place: str, options: EvaluateOptions, *, verbose: bool, cou
     stored = open_stored(place)
     columns = read_columns(stored)
     protocol = protocol_of_roles(columns.roles, place, columns.groups)
+    storage = _local_storage(options)
     wanted = wanted_metrics(options.recall_at or _DEFAULT_RANKS, options.metrics or ())
     rows = None
     if options.shards is None:
@@ -210,14 +228,23 @@ def _evaluate_stored(place: str, options: EvaluateOptions, *, verbose: bool, cou
     # Without the options of a URI.
     path = PurePosixPath(Root.of(place).path)
     named = "-".join(filter(None, [path.stem, fingerprint(stored), options.approximate]))
-    directory = Path(options.storage).expanduser().resolve() / "evaluations" / named
+    directory = storage / "evaluations" / named
     write_per_query(directory, measured, np.arange(stored.num_rows), columns.labels)
     line = write_evaluation(directory, measured, protocol, columns.labels, str)
     name, metrics = path.name, measured.metrics()
     # In shards no process has all rows, and nothing is drawn.
-    images = None if rows is None else images_of_stored(stored, columns.labels)
+    images = None if rows is None or not options.pictures else images_of_stored(stored, columns.labels)
     drawn = write_pictures(directory, images, protocol, rows, columns.labels, measured.queries, options)
     tensorboard.write_evaluation(directory, split="file", metrics=metrics, pictures=drawn, epoch=0)
     return Evaluation(
         name, directory, "file", line, metrics, None, synthetic=False, approximation=measured.approximation
     )
+
+
+def _local_storage(options: EvaluateOptions) -> Path:
+    """Where evaluations of files lie. Raises ConfigError before anything is computed where that is no such place."""
+    if "://" in options.storage:
+        raise ConfigError(f"storage: the evaluation of a file is kept in a local folder, but got {options.storage}")
+    storage = Path(options.storage).expanduser().resolve()
+    make_folder(storage / "evaluations")
+    return storage

@@ -22,7 +22,7 @@ from raydml.embedding import embed_images, embed_subset
 from raydml.neighbors import nearest_in_blocks
 from raydml.query_answers import Answer, Match
 from raydml.query_files import write_answers
-from raydml.query_galleries import EmbeddedGallery, Gallery, SplitGallery, holds_embeddings
+from raydml.query_galleries import EmbeddedGallery, Gallery, SplitGallery, holds_embeddings, searched
 from raydml.runs import TrainedModel, resolve
 from raydml.session import connected
 from raydml.splits import Indices
@@ -52,9 +52,9 @@ def query(
     """Finds the nearest images of a gallery for images, and draws them, into `<RUN>/queries/<name of the images>`.
 
     `among` is a folder that `raydml.embed` wrote, or images, which are embedded first and kept; where None, the images
-    that the run is evaluated on. `options` are fields of `EvaluateOptions`: fold, precision, batch_size, resources,
-    neighbors; split and test_list where `among` is None. Raises ConfigError for what cannot be searched, before
-    anything is embedded, and EmbeddingFailedError.
+    that the run is evaluated on, without those that are queries only. `options` are fields of `EvaluateOptions`: fold,
+    precision, batch_size, resources, neighbors; split and test_list where `among` is None. Raises ConfigError for what
+    cannot be searched, before anything is embedded, and EmbeddingFailedError.
     """
     raw = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     wanted = validate(EvaluateOptions, raw)
@@ -77,16 +77,17 @@ def find_nearest(
     queries = find_images(str(images))
     model, candidates = _candidates(run, None if among is None else str(among), options)
     available = _count(candidates)
-    if options.neighbors > available:
+    if options.neighbors > available and "neighbors" in options.model_fields_set:
         raise ConfigError(
             f"neighbors: must be at most the {available:,} images of the gallery, but got {options.neighbors}"
         )
+    k = min(options.neighbors, available)
     with connected(verbose=verbose):
         gallery = _embedded(candidates, model, options, verbose=verbose, progress=progress)
         with TemporaryDirectory(prefix="raydml-query-") as scratch:
             embed_images(model, queries, _how(options, scratch), verbose=verbose, progress=progress)
             rows = torch.cat(list(EmbeddedGallery(scratch, model).blocks()))
-    answers = answers_of(queries, rows, gallery, options.neighbors)
+    answers = answers_of(queries, rows, gallery, k)
     directory = model.directory / "queries" / queries.name
     num_drawn = write_answers(directory, answers, queries.encoded, gallery)
     return Answers(directory, _described(candidates, gallery.count), answers, num_drawn)
@@ -117,7 +118,7 @@ def _candidates(run: str | Path, among: str | None, options: EvaluateOptions) ->
 def _count(candidates: _Candidates) -> int:
     match candidates:
         case Subject():
-            return len(candidates.subset.index)
+            return len(searched(candidates))
         case FoundImages():
             return len(candidates.places)
         case EmbeddedGallery():
@@ -127,7 +128,8 @@ def _count(candidates: _Candidates) -> int:
 def _described(candidates: _Candidates, count: int) -> str:
     match candidates:
         case Subject():
-            return f"the {count:,} images of {candidates.folder}"
+            whole = count == len(candidates.subset.index)
+            return f"the {count:,} {'' if whole else 'gallery '}images of {candidates.folder}"
         case FoundImages():
             return f"{count:,} images of {candidates.name}"
         case EmbeddedGallery():

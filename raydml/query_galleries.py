@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -17,12 +16,14 @@ from torch import Tensor
 
 from raydml import checkpoint
 from raydml.block_folder import ABOUT
-from raydml.config import ConfigError
+from raydml.config import ConfigError, DigitsConfig, GlyphsConfig
+from raydml.data.catalog import list_photos
 from raydml.data.decoding import Pixels
 from raydml.data.files import Files
 from raydml.data.listing import Encoded
 from raydml.embedding_files import Rows, as_matrix
 from raydml.pictures.encoded import encoded_of, read_pixels
+from raydml.retrieval import QueryGallery, sides_of
 from raydml.runs import TrainedModel
 from raydml.splits import Indices
 from raydml.subjects import Subject
@@ -65,37 +66,62 @@ class Gallery(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SplitGallery:
-    """The images that a model is evaluated on."""
+def searched(subject: Subject) -> Indices:
+    """(M,) positions of the images of a split that may be found: one that is a query only is not among them."""
+    if isinstance(subject.protocol, QueryGallery):
+        gallery: Indices = sides_of(subject.protocol)[1].numpy()
+        return gallery
+    return np.arange(len(subject.subset.index))
 
-    subject: Subject
-    rows: Rows
-    """(M, D)."""
+
+class SplitGallery:
+    """The images that a model is evaluated on, but for those that are queries only."""
+
+    def __init__(self, subject: Subject, rows: Rows) -> None:
+        """`rows` (N, D) of all images of the split."""
+        self._subject, self._images, subset = subject, subject.images, subject.subset
+        position = searched(subject)
+        self._rows = rows if len(position) == len(rows) else rows[position]
+        self._index, self._labels = subset.index[position], subset.labels[position]
 
     @property
     def count(self) -> int:
         """M."""
-        return len(self.rows)
+        return len(self._rows)
 
     def blocks(self) -> Iterator[Tensor]:
         """As one."""
-        yield torch.from_numpy(self.rows)
+        yield torch.from_numpy(self._rows)
 
     def named(self, index: Indices) -> dict[int, Named]:
         """By the names of their sources."""
-        images, subset = self.subject.images, self.subject.subset
-        names = {int(i): images.sources[subset.index[i]] for i in index}
-        return {i: Named(name, name, images.classes[subset.classes[subset.labels[i]]]) for i, name in names.items()}
+        names = {int(i): self._images.sources[self._index[i]] for i in index}
+        return {i: Named(name, self._located(name), self._class_of(i)) for i, name in names.items()}
 
     def classes(self) -> set[str]:
-        """Those of the split."""
-        return {self.subject.images.classes[label] for label in self.subject.subset.classes}
+        """Those of the gallery."""
+        return {self._images.classes[self._subject.subset.classes[label]] for label in np.unique(self._labels)}
 
     def pixels(self, index: int) -> Pixels | None:
         """As the model sees it."""
-        pixels: Pixels = self.subject.images.images[int(self.subject.subset.index[index])]
+        pixels: Pixels = self._images.images[int(self._index[index])]
         return pixels
+
+    def _class_of(self, index: int) -> str:
+        return self._images.classes[int(self._subject.subset.classes[self._labels[index]])]
+
+    def _located(self, name: str) -> str:
+        return name if self._encoded is None else self._encoded.named(name)
+
+    @cached_property
+    def _encoded(self) -> Encoded | None:
+        if isinstance(self._subject.data, GlyphsConfig | DigitsConfig):
+            return None
+        try:
+            return list_photos(self._subject.data).encoded
+        except ConfigError:
+            # Decoded before, and gone since.
+            return None
 
 
 class EmbeddedGallery:

@@ -106,7 +106,8 @@ def protocol_metrics(
         case QueryGallery():
             query, gallery, own = sides_of(protocol)
             sides = (x[query], y[query], x[gallery], y[gallery])
-            groups, gallery_groups = (None if protocol.groups is None else protocol.groups[i] for i in (query, gallery))
+            places = query.numpy(), gallery.numpy()  # NumPy takes a tensor of one number for that number
+            groups, gallery_groups = (None if protocol.groups is None else protocol.groups[i] for i in places)
             found = query_metrics(
                 *sides, own=own, groups=groups, gallery_groups=gallery_groups, wanted=wanted, engine=engine
             )

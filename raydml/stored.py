@@ -150,7 +150,7 @@ def _footer(files: Files, path: str) -> _Footer:
         )
     label = _plain(schema.field("label").type)
     if not pa.types.is_integer(label):
-        raise ConfigError(f"{files.named(path)}: label must be integers, but is {label}")
+        raise ConfigError(f"{files.named(path)}: label must be integers, a number for each class, but is {label}")
     return _Footer(rows, tuple(schema.names), schema.field("embedding").type)
 
 

@@ -30,6 +30,23 @@ def fill(folder: BlockFolder) -> None:
         folder.write(number, table(folder, number), [])
 
 
+def test_images_that_were_mended_before_anything_was_embedded_are_not_refused(tmp_path: Path) -> None:
+    begin(tmp_path / "e")
+    again = begin(tmp_path / "e", num_images=3)
+    assert again.missing == [0]
+    fill(again)
+    assert begin(tmp_path / "e", num_images=3).num_done == 3
+
+
+def test_files_of_somebody_else_are_not_replaced(tmp_path: Path) -> None:
+    theirs = tmp_path / "part-000000.parquet"
+    pq.write_table(pa.table({"a": [1]}), theirs)
+    with pytest.raises(ConfigError, match=f"^out: {tmp_path} holds Parquet files of something else: give out="):
+        begin(tmp_path)
+    assert pq.read_table(theirs).column_names == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == [theirs.name]
+
+
 @pytest.mark.parametrize("uri", [False, True])
 def test_the_next_process_goes_on_with_what_is_missing(tmp_path: Path, *, uri: bool) -> None:
     place = tmp_path.as_uri() + "/e" if uri else str(tmp_path / "e")
@@ -73,9 +90,11 @@ def test_something_else_is_refused_or_removed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         begin(tmp_path / "e", checkpoint="def")
     assert str(error.value) == (
-        f"out: {tmp_path / 'e'} holds embeddings with another checkpoint: abc, and now it is def; give out=... another "
-        "place, or remove that folder"
+        f"out: {tmp_path / 'e'} holds embeddings by another model; remove that folder, or embed into another one: "
+        "python -m raydml.embed takes out=FOLDER"
     )
+    with pytest.raises(ConfigError, match="holds embeddings with another num_images: 10, and now it is 11;"):
+        begin(tmp_path / "e", num_images=11)
     assert begin(tmp_path / "e").missing == [], "nothing was touched"
     assert begin(tmp_path / "e", anew=True).missing == []
     assert begin(tmp_path / "e", checkpoint="def", anew=True).missing == [0, 1, 2]

@@ -154,3 +154,8 @@ def test_rows_that_are_equal_can_be_clustered(rows: Tensor, num_clusters: int) -
 def test_what_cannot_be_clustered_is_refused(arguments: dict[str, object], law: str) -> None:
     with pytest.raises(ValueError, match=law):
         cluster_metrics(torch.eye(6), torch.arange(6) % 2, **arguments)  # type: ignore[arg-type]
+
+
+def test_more_iterations_than_a_number_of_faiss_holds_end() -> None:
+    rows, _ = unit_rows([5, 5], seed=1)
+    assert torch.equal(clusters(rows, 2, iterations=10**12), clusters(rows, 2, iterations=1000))

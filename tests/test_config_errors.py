@@ -82,6 +82,8 @@ INVALID: list[tuple[Raw, str, tuple[str, ...]]] = [
     ),
     ({"evaluation": {"recall_at": [2, 1]}}, "evaluation", ("rising order", "2, 1")),
     ({"evaluation": {"recall_at": []}}, "evaluation", ("recall_at",)),
+    ({"evaluation": {"recall_at": [1, 10**30]}}, "evaluation", ("ranks must be in 1", f"got {10**30}")),
+    ({"evaluation": {"metrics": [f"map@{10**30}"]}}, "evaluation", ("ranks must be in 1", f"got {10**30}")),
     (
         {"schedule": {"kind": "cosine", "warmup_epochs": 3}, "training": {"num_epochs": 3}},
         "schedule.warmup_epochs",

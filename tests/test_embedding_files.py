@@ -14,9 +14,10 @@ import torch
 from raydml.cli import main
 from raydml.config import ConfigError
 from raydml.data.listing import ANY_ROLE, GALLERY, QUERY
-from raydml.embedding_files import read_embeddings, read_roles, write_embeddings
+from raydml.embedding_files import write_embeddings
 from raydml.evaluate import evaluate
 from tests.retrieval_oracles import by_roles, mean_of, unit_rows
+from tests.written import read_embeddings, read_roles
 
 LABELS = [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
 ROLES = [QUERY, GALLERY, QUERY, GALLERY, QUERY, GALLERY, QUERY, GALLERY, QUERY, QUERY, ANY_ROLE]
@@ -131,3 +132,30 @@ def test_a_file_has_no_test_lists(tmp_path: Path, option: str, capsys: pytest.Ca
     error = capsys.readouterr().err
     assert "only the test classes of vehicleid have one" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("{here}/file/runs", "storage: {here}/file/runs/evaluations cannot be made: Not a directory"),
+        ("s3://bucket/runs", "storage: the evaluation of a file is kept in a local folder, but got s3://bucket/runs"),
+    ],
+)
+def test_a_storage_that_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, storage: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    write_embeddings(tmp_path / "x.parquet", torch.eye(4).numpy(), np.array([0, 0, 1, 1]), np.arange(4))
+    assert main(["evaluate", "x.parquet", f"storage={storage.format(here=tmp_path)}"]) == 2
+    assert capsys.readouterr().err == f"error: {said.format(here=tmp_path)}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "x.parquet"]
+
+
+def test_names_of_images_are_not_read_where_none_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("raydml.evaluate.images_of_stored", refused)
+    write_embeddings(tmp_path / "x.parquet", torch.eye(4).numpy(), np.array([0, 0, 1, 1]), np.arange(4))
+    assert evaluate(tmp_path / "x.parquet", storage=str(tmp_path), pictures=0)["num_queries"] == 4

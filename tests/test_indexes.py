@@ -160,3 +160,9 @@ def test_k_must_leave_rows_to_return(kind: Kind, k: int, excluding: bool) -> Non
 def test_a_gallery_has_rows_and_dimensions(kind: Kind, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"gallery must be \(M, D\) with M and D at least 1, but got"):
         build_index(torch.zeros(shape), kind)
+
+
+def test_more_candidates_than_rows_are_all_rows() -> None:
+    gallery = torch.nn.functional.normalize(torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    found = build_index(gallery, "hnsw", ef_search=10**12).search(gallery, 5)
+    assert torch.equal(found[1], build_index(gallery, "flat").search(gallery, 5)[1])

@@ -87,6 +87,8 @@ def test_many_positives_are_finished_part_by_part(monkeypatch: pytest.MonkeyPatc
 
 NONSENSE = {
     "an unknown name": ({"metrics": ("map@0",)}, r"metrics must be of .*map@K.*but got 'map@0'"),
+    "a rank that no array holds": ({"metrics": (f"precision@{10**30}",)}, f"ranks must be in 1 ... .*but got {10**30}"),
+    "a rank before the first": ({"recall_at": (0, 1)}, "ranks must be in 1 ... .*but got 0"),
     "one of the whole set": ({"metrics": ("nmi",)}, "metrics must be of map, mrr, .*but got 'nmi'"),
     "too few groups": ({"groups": torch.zeros(3).long()}, r"query: groups must be \(N,\)"),
     "groups with a fraction": ({"groups": torch.zeros(4)}, "query: groups must be integers, but got torch.float32"),
@@ -125,3 +127,13 @@ def test_images_of_one_class_and_group_do_not_find_each_other(roles: list[int] |
     assert facts_of(protocol, labels)["num_groups"] == 2
     assert described(protocol, labels).endswith("; images of one class and group do not find each other")
     assert "group" not in described(protocol_of_roles(given, "x"), labels)
+
+
+@pytest.mark.parametrize("engine", ["rank", "faiss"])
+def test_one_query_may_have_a_group(engine: Engine) -> None:
+    rows, labels = np.eye(4)[[0, 0, 0, 1]], np.array([0, 0, 0, 1])
+    roles, cameras = np.array([QUERY, GALLERY, GALLERY, GALLERY], np.int8), np.array([3, 3, 5, 5])
+    found = protocol_metrics(protocol_of_roles(roles, "x", cameras), rows, labels, wanted=Wanted((1,)), engine=engine)
+    assert found.values["r_precision"].tolist() == [1.0]
+    assert found.place is not None
+    assert found.place.tolist() == [0]

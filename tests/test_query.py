@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from PIL import Image
 
 from raydml import checkpoint
 from raydml.cli import main
-from raydml.config import ConfigError
+from raydml.config import ConfigError, EvaluateOptions, replace_at
 from raydml.data.found_images import find_images
+from raydml.data.listing import ANY_ROLE, GALLERY, QUERY
 from raydml.query import answers_of, query
 from raydml.query_answers import Answer, Match
 from raydml.query_files import write_answers
-from raydml.query_galleries import EmbeddedGallery, Named, holds_embeddings
+from raydml.query_galleries import EmbeddedGallery, Named, SplitGallery, holds_embeddings
+from raydml.retrieval import QueryGallery
 from raydml.runs import TrainedModel, resolve
+from raydml.subjects import Opened, Subject, subjects_of
 from raydml.training import RunSpec, train
 from tests.conftest import tiny_experiment
-from tests.photographs import make_photographs
+from tests.photographs import config_of, make_photographs
 
 DIM = 4
 
@@ -193,6 +197,34 @@ def test_embeddings_of_another_model_or_half_of_them_are_refused(embedded: Embed
     (embedded.folder / "embeddings.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"embeddings\.json is no description of embeddings"):
         EmbeddedGallery(str(embedded.folder), model)
+
+
+def subject_of(folder: Path) -> Subject:
+    """The test images of a model that was trained on a folder of photographs."""
+    data = config_of(make_photographs(folder / "images"), batch_size=8, samples_per_class=2).model_dump(mode="json")
+    config = replace_at(tiny_experiment(folder / "cache"), "data", data)
+    train(RunSpec(config, folder / "run"), device=torch.device("cpu"), report=lambda row: None)
+    found = subjects_of(folder / "run", EvaluateOptions(split="test"), Opened())
+    assert isinstance(found, list)
+    return found[0]
+
+
+def test_the_gallery_of_a_run_has_no_images_that_are_queries_only(tmp_path: Path) -> None:
+    subject = subject_of(tmp_path)
+    sources = [subject.images.sources[position] for position in subject.subset.index]
+    roles = np.array([QUERY, GALLERY, ANY_ROLE, QUERY] * (len(sources) // 4), dtype=np.int8)
+    rows = units(len(sources), seed=3)
+    queries = find_images(str(tmp_path / "images"))
+    protocols = [(subject.protocol, sources), (QueryGallery(roles), np.array(sources)[roles != QUERY].tolist())]
+    for protocol, expected in protocols:
+        gallery = SplitGallery(replace(subject, protocol=protocol), rows)
+        assert gallery.count == len(expected)
+        assert np.array_equal(next(gallery.blocks()), rows[[sources.index(path) for path in expected]])
+        answers = answers_of(queries, torch.from_numpy(units(len(queries.places), seed=4)), gallery, len(expected))
+        for answer in answers:
+            found = sorted(match.path for match in answer.matches)
+            assert found == sorted(path for path in expected if path != answer.path), "nothing finds itself"
+            assert all(match.class_name == match.path[:7] for match in answer.matches)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ class EvaluateOptions(Model):
     """Queries of each kind (best, typical, worst) that are drawn with their nearest images; 0 draws none."""
 
     neighbors: int = Field(default=10, ge=1)
-    """Nearest images drawn for each, and found for `--query`."""
+    """Nearest images drawn for each, and found for `--query`; all where a gallery has fewer."""
 
     batch_size: int = Field(default=256, ge=1)
     """Images embedded at a time by one actor."""
@@ -109,7 +109,7 @@ class EvaluateOptions(Model):
 
     @model_validator(mode="after")
     def _shards_are_counted(self) -> EvaluateOptions:
-        wanted = wanted_metrics((), self.metrics or ())
+        wanted = wanted_metrics(self.recall_at or (), self.metrics or ())
         if self.shards is not None and self.engine != "rank":
             raise ValueError(f"shards={self.shards} needs engine=rank, but got engine={self.engine}")
         if self.shards is not None and wanted.whole:

@@ -14,6 +14,7 @@ OF_GEOMETRY = ("distances", "spectral_decay", "silhouette")
 # What of those a class has: of all its rows, where other metrics of a class are means over its queries.
 OF_CLASSES = ("intra_distance", "silhouette")
 
+_LARGEST_RANK = 2**31 - 1
 _AT_RANK = re.compile(r"(map|precision)@([1-9][0-9]*)")
 
 
@@ -32,7 +33,7 @@ class Wanted:
 
 
 def wanted_metrics(recall_at: Sequence[int], names: Sequence[str] = ()) -> Wanted:
-    """Raises ValueError that lists the known names for one that is unknown."""
+    """Raises ValueError that lists the known names for one that is unknown, and for a rank that is none."""
     at: dict[str, list[int]] = {"map": [], "precision": []}
     known = {"map", "mrr", *OF_CLUSTERS, *OF_GEOMETRY}
     for name in names:
@@ -41,6 +42,9 @@ def wanted_metrics(recall_at: Sequence[int], names: Sequence[str] = ()) -> Wante
         elif name not in known:
             listed = ", ".join((*OF_QUERIES, *OF_CLUSTERS, *OF_GEOMETRY))
             raise ValueError(f"metrics must be of {listed} (K a rank), but got {name!r}")
+    for rank in (*recall_at, *at["map"], *at["precision"]):
+        if not 1 <= rank <= _LARGEST_RANK:
+            raise ValueError(f"ranks must be in 1 ... {_LARGEST_RANK}, but got {rank}")
     return Wanted(
         tuple(recall_at),
         tuple(sorted(set(at["precision"]))),

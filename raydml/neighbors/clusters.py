@@ -12,6 +12,8 @@ from torch import Tensor
 _GAIN = 1e-3
 # faiss would cluster a sample of 256 rows a cluster; all rows are meant.
 _ALL_ROWS = 2**31 - 1
+# faiss counts them in an int; the gain ends them long before.
+_MOST_ITERATIONS = 2**31 - 1
 
 
 def clusters(rows: Tensor, num_clusters: int, *, iterations: int = 10, seed: int = 0) -> Tensor:
@@ -26,7 +28,7 @@ def clusters(rows: Tensor, num_clusters: int, *, iterations: int = 10, seed: int
         raise ValueError(f"num_clusters must be in 1 ... {len(rows)}, the rows, but got num_clusters={num_clusters}")
     x = rows.detach().float().cpu().contiguous().numpy()
     options = faiss.ClusteringParameters()
-    options.spherical, options.niter, options.seed = True, iterations, seed % 2**31
+    options.spherical, options.niter, options.seed = True, min(iterations, _MOST_ITERATIONS), seed % 2**31
     options.early_stop_threshold = _GAIN
     options.min_points_per_centroid, options.max_points_per_centroid = 1, _ALL_ROWS
     clustering = faiss.Clustering(x.shape[1], num_clusters, options)

@@ -101,7 +101,7 @@ def build_index(
     if plan.kind == "flat":
         return Index(plan, gallery, _placed(flat_index(gallery), plan, gallery))
     # Before it is trained: a GPU that searches it trains it, too.
-    index = _placed(_empty(plan, gallery.shape[1], seed), plan, gallery)
+    index = _placed(_empty(plan, len(gallery), gallery.shape[1], seed), plan, gallery)
     if plan.num_cells:
         index.train(as_array(_drawn(plan, gallery, seed)))
     if plan.kind == "hnsw":
@@ -111,12 +111,13 @@ def build_index(
     return Index(plan, gallery, index)
 
 
-def _empty(plan: Plan, dim: int, seed: int) -> Searched:
+def _empty(plan: Plan, num_rows: int, dim: int, seed: int) -> Searched:
     """On the CPU, where every kind can be made."""
     faiss = load_faiss()
     if plan.kind == "hnsw":
         graph = faiss.IndexHNSWFlat(dim, GRAPH_DEGREE, faiss.METRIC_INNER_PRODUCT)
-        graph.hnsw.efSearch = plan.ef_search
+        # A search takes memory for all of them, and there are no more than rows.
+        graph.hnsw.efSearch = min(plan.ef_search, num_rows)
         return cast("Searched", graph)
     sizes = (faiss.IndexFlatIP(dim), dim, plan.num_cells, *((plan.code_bytes, 8) if plan.code_bytes else ()))
     build = faiss.IndexIVFPQ if plan.code_bytes else faiss.IndexIVFFlat

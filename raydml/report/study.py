@@ -53,7 +53,7 @@ def study_contents(directory: Path) -> StudyContents:
     rows = {trial.number: read_history(trial_directory(directory, trial.number)) for trial in begun}
     identity = jsonfile.load(directory / "identity.json")
     baseline = directory / "baseline.json"
-    best, final = best_of(begun), final_of(study, directory, begun)
+    best, confirmed, final = best_of(begun), confirmation_of(study, directory, begun), final_of(study, directory, begun)
     return StudyContents(
         name=study.name,
         directory=str(directory),
@@ -70,7 +70,7 @@ def study_contents(directory: Path) -> StudyContents:
         baseline=read_numbers(baseline) if baseline.exists() else {},
         importance=importance_of(memory, list(distributions)),
         plan=plan_of(study, directory, _spent(rows)),
-        confirm=confirmation_of(study, directory, begun),
+        confirm=confirmed,
         final=final,
         looks=looks_of(directory),
         identity=str(identity.get("hash")),

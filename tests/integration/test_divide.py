@@ -50,6 +50,7 @@ def test_margin_learners_and_expansions_are_searched_together(tmp_path: Path, ca
     assert len({curves[f"{number:04d}"][-1]["train/loss"] for number in range(4)}) == 4
 
 
+@pytest.mark.endurance
 @pytest.mark.usefixtures("ray_here")
 def test_two_workers_that_are_killed_train_the_learners_of_one(tmp_path: Path, cache: Path) -> None:
     path = write_study(tmp_path, cache)

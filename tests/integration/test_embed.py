@@ -21,7 +21,7 @@ import torch
 from raydml.config import EvaluateOptions
 from raydml.embed import embed
 from raydml.embedding import embed_subset
-from raydml.embedding_files import as_matrix, read_embeddings
+from raydml.embedding_files import as_matrix
 from raydml.session import import_ray
 from raydml.subjects import Opened, Subject, subjects_of
 from raydml.training import RunSpec, train
@@ -29,6 +29,7 @@ from tests.conftest import changed, tiny_experiment
 from tests.image_tables import write_csv
 from tests.integration.studies import run_here, wait_for
 from tests.photographs import SIZE, make_photographs
+from tests.written import read_embeddings
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -126,7 +127,8 @@ def test_a_table_without_labels_in_bfloat16_with_what_is_unreadable_left_out(
     table.write_text(table.read_text().replace("none.jpg\n", ""))
     stopped = run_here(*words)
     assert stopped.returncode == 2
-    assert "bad.jpg is no readable image: it is an HTML page; mend or remove them, or give unreadable" in stopped.stderr
+    said = "bad.jpg is no readable image: it is an HTML page; mend or remove them: raydml.embed leaves them out with"
+    assert said in stopped.stderr
     done = embed(run, table, out=out.as_uri(), batch_size=5, precision="bfloat16", unreadable="skip")
     assert (done.num_images, done.embedding_dim, done.place) == (12, 16, out.as_uri())
     [left_out] = done.unreadable

@@ -10,14 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import raydml
-from raydml.embedding_files import read_embeddings
+from raydml.config import ConfigError
+from raydml.evaluate import evaluate
 from raydml.metrics import retrieval_metrics
 from tests.integration.conftest import FinishedSearch
 from tests.integration.studies import curves_of, run, run_here
+from tests.written import read_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +155,13 @@ def test_embeddings_that_cannot_be_evaluated_are_refused_in_one_line(
     assert main(["evaluate", str(tmp_path / "bad.parquet"), f"storage={tmp_path}"]) == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert law in line
+
+
+def test_two_evaluations_of_the_same_do_not_take_each_others_blocks(finished: FinishedSearch, evaluated: Path) -> None:
+    before = (evaluated / "embeddings.parquet").read_bytes()
+    with (
+        FileLock(evaluated / ".lock"),
+        pytest.raises(ConfigError, match="is being written by another evaluation: wait"),
+    ):
+        evaluate(finished.folder / "best.yaml")
+    assert (evaluated / "embeddings.parquet").read_bytes() == before

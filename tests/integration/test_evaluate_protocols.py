@@ -15,7 +15,6 @@ from PIL import Image
 from raydml.config import DataConfig, ExperimentConfig, parse
 from raydml.data.listing import GALLERY, QUERY
 from raydml.data.opening import open_images
-from raydml.embedding_files import read_embeddings, read_roles
 from raydml.evaluate import evaluate
 from raydml.looks import looks_of
 from raydml.retrieval import _draws
@@ -23,9 +22,10 @@ from raydml.training import RunSpec, train
 from tests.image_trees import INSHOP_TEST, VEHICLE_LISTS, VEHICLE_TEST, make_inshop, make_vehicleid
 from tests.integration.studies import run_here
 from tests.retrieval_oracles import Row, by_draws, by_roles, mean_of
+from tests.written import read_embeddings, read_roles
 
 # On one worker: what its tests share takes a minute to make.
-pytestmark = [pytest.mark.usefixtures("ray_here"), pytest.mark.xdist_group("protocols")]
+pytestmark = pytest.mark.usefixtures("ray_here")
 RANKS = (1, 2, 4, 8)
 
 

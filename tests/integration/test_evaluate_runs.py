@@ -18,7 +18,7 @@ import torch
 
 from raydml import evaluate as module
 from raydml.data import opening, subsets
-from raydml.embedding_files import Rows, read_embeddings
+from raydml.embedding_files import Rows
 from raydml.evaluate import evaluate
 from raydml.history import read_history
 from raydml.looks import looks_of
@@ -28,6 +28,7 @@ from raydml.splits import Indices
 from raydml.training import RunSpec, train
 from tests.conftest import changed, tiny_experiment
 from tests.integration.studies import command, run_here
+from tests.written import read_embeddings
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 NAMES = ["recall@1", "recall@2", "recall@4", "recall@8", "map@r", "r_precision"]

@@ -33,6 +33,7 @@ def _arrived(values: Values) -> RunSpec:
 
 
 @pytest.mark.endurance
+@pytest.mark.endurance
 @pytest.mark.usefixtures("ray_here")
 def test_one_of_two_workers_runs_out_and_the_group_starts_again(tmp_path: Path, cache: Path) -> None:
     base = read(write_study(tmp_path, cache), ["training.precision=float64", "training.num_epochs=2"]).base

@@ -28,6 +28,7 @@ from tests.integration.studies import command, curves_of, environment, run, run_
 TWO_WORKERS = "resources.workers_per_trial=2"
 
 
+@pytest.mark.endurance
 @pytest.mark.usefixtures("ray_here")
 def test_defects_a_and_b_busy_driver_and_pruned_trials_neither_hang_nor_leak(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,10 +41,6 @@ class HonestStudy:
     process: subprocess.CompletedProcess[str]
 
 
-# On one worker: what its tests share takes a minute to make.
-pytestmark = pytest.mark.xdist_group("phases")
-
-
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> HonestStudy:
     folder = tmp_path_factory.mktemp("honest")

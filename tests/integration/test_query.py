@@ -31,6 +31,8 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_copies_are_found_among_images_and_then_among_their_embeddings(
     finished: FinishedSearch, photographs: Path
 ) -> None:
+    few = query(finished.folder, photographs / "mine", photographs / "mine")
+    assert [len(answer.matches) for answer in few.answers] == [2, 2, 2], "ten are not there, and nobody asked for ten"
     first = run_here("evaluate", finished.folder, "--query", photographs / "mine", "--among", photographs / "gallery")
     assert first.returncode == 0, first.stderr
     [folder] = finished.folder.glob("trials/*/queries/mine")
