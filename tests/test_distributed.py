@@ -34,10 +34,6 @@ from tests.ranks import in_groups
 Ranks = list[dict[str, Result]]
 
 
-# On one worker: what its tests share takes a minute to make.
-pytestmark = pytest.mark.xdist_group("distributed")
-
-
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ranks]:
     """What every rank found, by size of the group."""

@@ -20,7 +20,7 @@ from tests.ranks import in_groups
 Found = dict[str, Any]
 
 # On one worker: what its tests share takes a minute to make.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("divided ranks")]
+pytestmark = pytest.mark.timeout(300)
 """Nothing here may hang: a rank that waits for another one gives up after a minute."""
 
 

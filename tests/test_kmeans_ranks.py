@@ -18,10 +18,6 @@ Ranks = list[dict[str, Result]]
 EXACT = sorted(NUM_CLUSTERS.keys() - {"overlapping"})
 
 
-# On one worker: what its tests share takes a minute to make.
-pytestmark = pytest.mark.xdist_group("k-means ranks")
-
-
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Ranks]:
     """What every rank found, by size of the group."""

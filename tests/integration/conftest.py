@@ -44,11 +44,8 @@ def ray_here() -> Iterator[None]:
             yield
 
 
-# Before xdist looks at the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is an integration test; what a module shares is made once, by one process."""
+    """Everything in this folder is an integration test."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.integration)
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
