@@ -39,7 +39,7 @@ from raydml.evaluation_files import write_evaluation, write_per_query
 from raydml.looks import note_look
 from raydml.measurement import measure, measure_shards
 from raydml.neighbor_pictures import images_of, images_of_stored, write_pictures
-from raydml.retrieval import QueryGallery, RandomGallery, protocol_of_roles
+from raydml.retrieval import QueryGallery, RandomGallery, beyond_gallery, protocol_of_roles
 from raydml.session import connected
 from raydml.shards import Columns, read_columns
 from raydml.stored import fingerprint, open_stored, read_rows
@@ -66,6 +66,8 @@ class Evaluation:
     synthetic: bool
     approximation: str | None = None
     """An approximate index and its recall, in a line; none where the metrics are exact."""
+    doubt: str | None = None
+    """What a reader of the metrics should know, in a line."""
 
 
 def evaluate(
@@ -208,7 +210,15 @@ def _evaluate_rows(
     tensorboard.write_evaluation(directory, split=subject.folder, metrics=metrics, pictures=drawn, epoch=epoch)
     baseline = opened.baseline(subject)
     return Evaluation(
-        name, directory, subject.folder, line, metrics, baseline, images.synthetic, measured.approximation
+        name,
+        directory,
+        subject.folder,
+        line,
+        metrics,
+        baseline,
+        images.synthetic,
+        measured.approximation,
+        beyond_gallery(subject.protocol, subset.labels, subject.wanted),
     )
 
 
@@ -237,7 +247,15 @@ def _evaluate_stored(place: str, options: EvaluateOptions, *, verbose: bool, cou
     drawn = write_pictures(directory, images, protocol, rows, columns.labels, measured.queries, options)
     tensorboard.write_evaluation(directory, split="file", metrics=metrics, pictures=drawn, epoch=0)
     return Evaluation(
-        name, directory, "file", line, metrics, None, synthetic=False, approximation=measured.approximation
+        name,
+        directory,
+        "file",
+        line,
+        metrics,
+        None,
+        synthetic=False,
+        approximation=measured.approximation,
+        doubt=beyond_gallery(protocol, columns.labels, wanted),
     )
 
 

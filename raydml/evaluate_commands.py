@@ -24,6 +24,8 @@ def evaluate(runs: Sequence[str], options: EvaluateOptions, console: Console, *,
             for evaluation in run_evaluations(runs, options, verbose=verbose, embedded=embedded, counted=counted):
                 console.print(evaluation.name, highlight=False, soft_wrap=True)
                 console.print(evaluation_table(evaluation))
+                if evaluation.doubt is not None:
+                    console.print(evaluation.doubt, highlight=False, soft_wrap=True)
                 if evaluation.synthetic:
                     console.print("synthetic images", highlight=False)
                 console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)

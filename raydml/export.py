@@ -71,6 +71,8 @@ def export(
     `run` is whatever `raydml.load` takes. Whole files take the place of earlier ones at the end; where anything fails,
     those stay. Raises ConfigError where `run` names no single model or a package is missing, and ExportFailedError.
     """
+    if not formats or set(formats) - set(_NAME_OF):
+        raise ConfigError(f"formats: must be some of {', '.join(_NAME_OF)}, but got {list(formats)}")
     found = resolve(run, fold=fold)
     if "onnx" in formats:
         _require_packages()
@@ -187,7 +189,8 @@ def _named(what: str) -> Iterator[None]:
 
 
 def _settle(beside: Path, folder: Path) -> None:
-    """Moves the files into their places, the one that describes them last."""
+    """Moves the files into their places; the one that describes them is away meanwhile, and comes last."""
+    (folder / _FILES[-1]).unlink(missing_ok=True)
     for name in _FILES:
         if (beside / name).exists():
             (beside / name).replace(folder / name)

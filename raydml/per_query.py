@@ -11,7 +11,8 @@ class QueryMetrics(NamedTuple):
     """Metrics of each query that has a positive. Where galleries are drawn: over the draws in which it is a query."""
 
     values: dict[str, Tensor]
-    """`recall@k` for each k, `map@r`, `r_precision`, `mrr` if asked for, `tied_queries`: (Q,) float64 in [0, 1]."""
+    """`recall@k` for each k, `map@r`, `r_precision`, what else was asked for (map, mrr, map@k, precision@k), and
+    `tied_queries`: (Q,) float64 in [0, 1]."""
 
     labels: Tensor
     """(Q,) int64."""

@@ -225,3 +225,14 @@ def described(protocol: RetrievalProtocol, labels: Indices) -> str:
             return f"random gallery of {facts['num_gallery']:,}, {drawn}: {facts['num_queries']:,} queries{few}"
         case _:
             assert_never(protocol)
+
+
+def beyond_gallery(protocol: RetrievalProtocol, labels: Indices, wanted: Wanted) -> str | None:
+    """A line about ranks that a gallery is too small for: there recall@k is 1 and precision@k cannot be."""
+    facts = facts_of(protocol, labels)
+    size = int(facts.get("num_gallery", len(labels) - 1))
+    ranks = {"recall": wanted.recall_at, "precision": wanted.precision_at, "map": wanted.map_at}
+    named = [f"{name}@{k}" for name, at in ranks.items() for k in at if k > size]
+    if not named:
+        return None
+    return f"{', '.join(named)}: a query has only {size:,} images to be found among"

@@ -13,6 +13,7 @@ import torch
 from raydml.config import Wanted
 from raydml.counting import Negatives, Positives, added, merged
 from raydml.metrics.counts import limits, values_of
+from raydml.metrics.inputs import NO_POSITIVE
 from raydml.per_query import QueryMetrics
 from raydml.shard_actor import QueryBlock, Thresholds
 from raydml.shards import Columns, query_blocks
@@ -118,7 +119,7 @@ class Counts:
         """Of each query that has a positive, in the order of the rows. Raises ValueError where none has one."""
         rows = self._usable.nonzero()[:, 0]
         if not len(rows):
-            raise ValueError("no query has a positive: every label of the queries is alone")
+            raise ValueError(NO_POSITIVE)
         values = {name: column[rows] for name, column in self._values.items()}
         labels, place = (torch.from_numpy(column)[rows] for column in (self._queries.labels, self._queries.index))
         return QueryMetrics(values, labels, len(self._usable) - len(rows), place=place)

@@ -256,3 +256,9 @@ def test_the_steps_before_the_model_are_those_of_evaluation(tmp_path: Path, smal
     whole = config_of(tmp_path / "photos", image_size=16, input_size=16)
     assert len(preprocessing(whole, DataShape(2, 3, 16, (0.0,) * 3, (1.0,) * 3))) == 2
     assert "glyphs" in preprocessing(small.data, DataShape(2, 1, 32, (0.0,), (1.0,)))[0]
+
+
+@pytest.mark.parametrize("formats", [(), ("tensorrt",)])
+def test_unknown_formats_are_refused_before_anything_is_removed(formats: tuple[str, ...], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="formats: must be some of onnx, torch, but got"):
+        export(tmp_path, formats=formats)  # type: ignore[arg-type]

@@ -137,3 +137,19 @@ def test_one_query_may_have_a_group(engine: Engine) -> None:
     assert found.values["r_precision"].tolist() == [1.0]
     assert found.place is not None
     assert found.place.tolist() == [0]
+
+
+@pytest.mark.parametrize("labels", [np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, None], dtype=object)], ids=str)
+def test_labels_that_are_words_are_refused(labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="query: labels must be integers, but got"):
+        retrieval_metrics(torch.eye(4), labels)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ValueError, match="engine must be rank, faiss or an index, but got 'annoy'"):
+        retrieval_metrics(torch.eye(4), torch.tensor([0, 0, 1, 1]), engine="annoy")  # type: ignore[arg-type]
+
+
+def test_who_has_no_positive_is_said_of_groups_too() -> None:
+    with pytest.raises(ValueError, match="alone in its class, or with images of its own group"):
+        retrieval_metrics(torch.eye(4), torch.tensor([0, 0, 1, 1]), groups=torch.zeros(4).long())

@@ -19,6 +19,7 @@ from raydml.retrieval import (
     QueryGallery,
     RandomGallery,
     _draws,
+    beyond_gallery,
     described,
     facts_of,
     protocol_metrics,
@@ -281,3 +282,13 @@ def test_what_is_said_of_a_protocol() -> None:
         "num_gallery_classes_without_query": 1,
     }
     assert facts_of(RandomGallery(4), np.array([0, 0, 1, 2]))["num_classes_of_one_image"] == 2
+
+
+def test_ranks_beyond_a_gallery_are_named() -> None:
+    labels = np.array([0, 0, 1, 1])
+    wanted = Wanted((1, 3, 4), precision_at=(2, 9), map_at=(4,))
+    said = beyond_gallery(EveryOther(), labels, wanted)
+    assert said == "recall@4, precision@9, map@4: a query has only 3 images to be found among"
+    assert beyond_gallery(EveryOther(), labels, Wanted((1, 3))) is None
+    few = beyond_gallery(QueryGallery(np.array([Q, Q, G, G], dtype=np.int8)), labels, Wanted((1, 3)))
+    assert few == "recall@3: a query has only 2 images to be found among"

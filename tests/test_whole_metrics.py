@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from raydml.cli import main
-from raydml.config import EvaluateOptions, wanted_metrics
+from raydml.config import ConfigError, EvaluateOptions, wanted_metrics
+from raydml.config.grammar import validate
 from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Roles
 from raydml.display import evaluation_table
 from raydml.embedding_files import write_embeddings
@@ -149,3 +150,10 @@ def test_raw_pixels_have_nothing_to_show_where_they_were_not_measured() -> None:
         ["0.5000", "20", "0.2500"],
         ["0.1250", "20", ""],
     ]
+
+
+@pytest.mark.parametrize("option", ["num_clusters", "cluster_iterations"])
+def test_clusters_nobody_asked_for_are_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{option} is one of metrics=nmi, ami, f1, but got metrics=\['map'\]"):
+        validate(EvaluateOptions, {"metrics": ["map"], option: 3})
+    assert validate(EvaluateOptions, {"metrics": ["nmi"], option: 3}).metrics == ("nmi",)

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raydml.config.base import Model
 from raydml.config.study import Resources
-from raydml.config.wanted import wanted_metrics
+from raydml.config.wanted import OF_CLUSTERS, wanted_metrics
 
 Approximate = Literal["ivf", "ivf_pq", "hnsw"]
 APPROXIMATE: tuple[Approximate, ...] = get_args(Approximate)
@@ -105,6 +105,15 @@ class EvaluateOptions(Model):
         ranks = self.recall_at
         if ranks is not None and (not ranks or min(ranks) < 1 or list(ranks) != sorted(set(ranks))):
             raise ValueError(f"recall_at must be distinct positive ranks in rising order, but got {ranks}")
+        return self
+
+    @model_validator(mode="after")
+    def _clusters_are_wanted(self) -> EvaluateOptions:
+        given = sorted({"num_clusters", "cluster_iterations"} & self.model_fields_set)
+        if given and not set(OF_CLUSTERS) & set(self.metrics or ()):
+            raise ValueError(
+                f"{given[0]} is one of metrics={', '.join(OF_CLUSTERS)}, but got metrics={list(self.metrics or ())}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ Rows = Tensor | npt.NDArray[np.floating]
 Labels = Tensor | npt.NDArray[np.integer]
 
 _NAMED_ROWS = 5
+NO_POSITIVE = "no query has a positive: each is alone in its class, or with images of its own group"
 
 
 def checked_side(rows: Rows, labels: Labels, groups: Labels | None, name: str) -> Side:
@@ -26,16 +27,23 @@ def checked_side(rows: Rows, labels: Labels, groups: Labels | None, name: str) -
     Raises ValueError that begins with the name where they are something else, none at all or not finite.
     """
     x = full_precision(torch.as_tensor(rows)).detach()
-    y = torch.as_tensor(labels)
+    y = _as_tensor(labels, name, "labels")
     if x.ndim != 2 or y.shape != x.shape[:1] or len(x) == 0:
         raise ValueError(
             f"{name}: embeddings must be (N, D) and labels (N,), but got {tuple(x.shape)} and {tuple(y.shape)}"
         )
     _require_finite(x, name)
-    g = None if groups is None else torch.as_tensor(groups)
+    g = None if groups is None else _as_tensor(groups, name, "groups")
     if g is not None and g.shape != y.shape:
         raise ValueError(f"{name}: groups must be (N,) as the labels, but got {tuple(g.shape)} and {tuple(y.shape)}")
     return Side(x, _integers(y, x, name, "labels"), None, None if g is None else _integers(g, x, name, "groups"))
+
+
+def _as_tensor(values: Labels, name: str, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except TypeError:  # NumPy's words and objects
+        raise ValueError(f"{name}: {what} must be integers, but got {np.asarray(values).dtype}") from None
 
 
 def _integers(values: Tensor, rows: Tensor, name: str, what: str) -> Tensor:

@@ -17,16 +17,16 @@ from raydml.config import Wanted, wanted_metrics
 from raydml.config.wanted import OF_QUERIES
 from raydml.counting import Side, count_negatives, count_within, positives_of, sorted_by_class
 from raydml.metrics.counts import limits, values_of
-from raydml.metrics.inputs import Labels, Rows, checked_side, exact_products
+from raydml.metrics.inputs import NO_POSITIVE, Labels, Rows, checked_side, exact_products
 from raydml.metrics.lists import num_positives_of, values_by_lists
 from raydml.neighbors import Index, build_index
 from raydml.per_query import QueryMetrics
 
 Engine = Literal["rank", "faiss"]
 
-# Positives whose thresholds and counts are in memory together: a fifth of a gigabyte. Few huge classes have more, and
-# are then counted in blocks of queries.
-_MOST_POSITIVES = 2**24
+# Positives whose thresholds and counts are in memory together, some 40 bytes each: a third of a gigabyte. Few huge
+# classes have more, and are then counted in blocks of queries.
+_MOST_POSITIVES = 2**23
 _DEFAULT = Wanted()
 
 
@@ -102,11 +102,13 @@ def _measured(query: Side, gallery: Side | None, wanted: Wanted, engine: Engine 
         if engine == "rank":
             values, usable = _by_counting(query, gallery, wanted)
         else:
+            if isinstance(engine, str) and engine != "faiss":
+                raise ValueError(f"engine must be rank, faiss or an index, but got {engine!r}")
             index = None if engine == "faiss" else engine
             values, usable = _by_lists(query, gallery, wanted, index)
     rows = usable.nonzero()[:, 0]
     if not len(rows):
-        raise ValueError("no query has a positive: every label of the queries is alone")
+        raise ValueError(NO_POSITIVE)
     found = {name: column[rows] for name, column in values.items()}
     return QueryMetrics(found, query.labels[rows], len(query.labels) - len(rows), place=rows)
 
