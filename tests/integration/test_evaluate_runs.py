@@ -195,10 +195,10 @@ def test_no_number_is_written_without_its_look(study: Study, monkeypatch: pytest
     monkeypatch.setattr(module, "write_embeddings", killed)
     assert run_here("evaluate", study.base).returncode == 130
     assert looks_of(study.folder) == {"final/base-seed0": 1}
-    assert written_below(study.base) == ["embeddings.part"]
+    assert written_below(study.base) == [".lock", "embeddings.part"]
     monkeypatch.setattr(module, "note_look", killed)
     assert run_here("evaluate", study.winner, "fold=1").returncode == 130
-    assert written_below(study.winner / "fold1") == ["embeddings.part"]
+    assert written_below(study.winner / "fold1") == [".lock", "embeddings.part"]
 
 
 def test_a_process_that_joins_this_cluster_evaluates_here(study: Study) -> None:
