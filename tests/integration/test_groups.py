@@ -79,6 +79,7 @@ def test_defect_c_a_killed_search_keeps_the_history_of_the_trial_in_flight(tmp_p
     assert list(trials_of(folder)[0].intermediate_values) == list(range(1, 41))
 
 
+@pytest.mark.endurance
 @pytest.mark.usefixtures("ray_here")
 def test_defect_d_a_trial_that_finished_before_the_kill_is_told_and_not_trained_again(
     tmp_path: Path, cache: Path
