@@ -12,7 +12,7 @@ from raydml.metrics.inputs import checked_side, exact_products
 from raydml.metrics.lists import list_depth, num_positives_of
 from raydml.neighbors import Index, build_index, found_shares
 from raydml.per_query import QueryMetrics
-from raydml.retrieval import QueryGallery, RandomGallery, RetrievalProtocol, protocol_metrics, sides_of
+from raydml.retrieval import RandomGallery, RetrievalProtocol, first_sides, protocol_metrics
 from raydml.statistics import Interval, mean_share
 
 # Queries whose true neighbours are found: an interval of their recall is then at most 6 points wide.
@@ -47,8 +47,7 @@ def approximate_metrics(
             "take engine=rank, which counts them exactly"
         )
     side = checked_side(rows, labels, None, "embeddings")
-    everyone = torch.arange(len(side.labels), device=side.labels.device)
-    query, gallery, own = sides_of(protocol) if isinstance(protocol, QueryGallery) else (everyone, everyone, everyone)
+    query, gallery, own = first_sides(protocol, side.labels.cpu().numpy())
     positives = num_positives_of(side.labels[query], side.labels[gallery])
     index = build_index(
         side.rows[gallery],

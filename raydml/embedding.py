@@ -19,10 +19,9 @@ from raydml.block_folder import BlockFolder, Unreadable
 from raydml.config import ConfigError, EmbedOptions, EvaluateOptions
 from raydml.data.building import Progress
 from raydml.data.found_images import UNKNOWN, FoundImages
-from raydml.data.listing import ANY_ROLE
 from raydml.data.output import Output
 from raydml.data.reading import EncodedImages, SplitImages
-from raydml.embedding_files import ROLE_NAMES, Rows, as_column, as_matrix
+from raydml.embedding_files import Rows, as_column, as_matrix, role_column
 from raydml.embedding_pool import Block, Effort, EmbeddedBlock, EmbeddingFailedError, embed_blocks
 from raydml.runs import TrainedModel
 from raydml.subjects import Subject
@@ -157,14 +156,10 @@ def _table(images: FoundImages, block: EmbeddedBlock) -> pa.Table:
         names = [None if label == UNKNOWN else images.classes[label] for label in labels.tolist()]
         columns["class"] = pa.array(names, pa.string())
     if images.roles is not None:
-        columns["role"] = _roles(images.roles[at].tolist())
+        columns["role"] = role_column(images.roles[at])
     if images.groups is not None:
         columns["group"] = images.groups[at]
     return pa.table({**columns, "embedding": as_column(block.rows)})
-
-
-def _roles(roles: Sequence[int]) -> pa.Array:
-    return pa.array([None if role == ANY_ROLE else ROLE_NAMES[role] for role in roles], pa.string())
 
 
 def _about_unreadable(found: Sequence[Unreadable]) -> str:

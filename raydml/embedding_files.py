@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydml.data.listing import GALLERY, QUERY, Roles
+from raydml.data.listing import ROLES, Roles
 from raydml.splits import Indices
 
 Rows = npt.NDArray[np.float32]
-ROLE_NAMES = {QUERY: "query", GALLERY: "gallery"}
+_NAMED = {role: name or None for name, role in ROLES.items()}
 
 
 def write_embeddings(
@@ -33,11 +33,16 @@ def write_embeddings(
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     columns = {"index": index, "label": labels, "embedding": as_column(rows)}
     if roles is not None:
-        columns["role"] = pa.array([ROLE_NAMES.get(role) for role in roles.tolist()], pa.string())
+        columns["role"] = role_column(roles)
     if groups is not None:
         columns["group"] = groups
     pq.write_table(pa.table(columns), beside)
     beside.replace(path)
+
+
+def role_column(roles: Roles) -> pa.StringArray:
+    """(N,) as words; null for either."""
+    return pa.array([_NAMED[role] for role in roles.tolist()], pa.string())
 
 
 def as_column(rows: Rows) -> pa.FixedSizeListArray:

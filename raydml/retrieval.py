@@ -17,7 +17,7 @@ from torch import Tensor
 from raydml import seeds
 from raydml.config import ConfigError, DataConfig, VehicleIdConfig, Wanted
 from raydml.data.cache import ImageSet
-from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Mask, Roles
+from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Roles, may_be
 from raydml.data.subsets import Split, Subset
 from raydml.metrics import Engine, Labels, Rows, query_metrics
 from raydml.neighbors import Index
@@ -80,7 +80,7 @@ def protocol_of_roles(roles: Roles | None, name: str, groups: Indices | None = N
     if roles is None or not (roles != ANY_ROLE).any():
         return EveryOther(groups)
     for role, missing in ((QUERY, "query"), (GALLERY, "gallery")):
-        if not _may_be(roles, role).any():
+        if not may_be(roles, role).any():
             raise ConfigError(f"{name}: some have a role, but none is a {missing} image")
     return QueryGallery(roles, groups)
 
@@ -126,7 +126,7 @@ def protocol_metrics(
 
 def sides_of(protocol: QueryGallery) -> tuple[Tensor, Tensor, Tensor]:
     """Positions of the queries (Q,) and of the gallery (M,), and the row of the gallery that each query is, else -1."""
-    query, gallery = (torch.from_numpy(np.flatnonzero(_may_be(protocol.roles, role))) for role in (QUERY, GALLERY))
+    query, gallery = (torch.from_numpy(np.flatnonzero(may_be(protocol.roles, role))) for role in (QUERY, GALLERY))
     row = torch.full((len(protocol.roles),), -1)
     row[gallery] = torch.arange(len(gallery))
     return query, gallery, row[query]
@@ -145,11 +145,6 @@ def first_sides(protocol: RetrievalProtocol, labels: Indices) -> tuple[Tensor, T
             return query, gallery, torch.full((len(query),), -1)
         case _:
             assert_never(protocol)
-
-
-def _may_be(roles: Roles, role: int) -> Mask:
-    mask: Mask = (roles == role) | (roles == ANY_ROLE)
-    return mask
 
 
 def _draws(labels: Indices, num_draws: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -184,7 +179,7 @@ def facts_of(protocol: RetrievalProtocol, labels: Indices) -> dict[str, str | in
         case EveryOther(groups):
             return {"protocol": "every other image", "num_images": len(labels), **_facts_of_groups(groups)}
         case QueryGallery(roles, groups):
-            query, gallery = (labels[_may_be(roles, role)] for role in (QUERY, GALLERY))
+            query, gallery = (labels[may_be(roles, role)] for role in (QUERY, GALLERY))
             return _facts_of_groups(groups) | {
                 "protocol": "query against gallery",
                 "num_queries": len(query),

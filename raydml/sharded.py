@@ -21,7 +21,7 @@ from raydml.per_query import QueryMetrics
 from raydml.session import connected, import_ray, machines, reason_of
 from raydml.shard_actor import ShardActor
 from raydml.shard_counts import BLOCKS_AT_HAND, Counts, Queries
-from raydml.shards import Columns, Gallery, cut, may_be
+from raydml.shards import Columns, Gallery, cut, rows_of
 from raydml.stored import Stored
 from raydml.waves import Unit, Waves
 
@@ -52,10 +52,10 @@ def count_sharded(
     An actor that dies is replaced, and what it was at is counted again. Raises ConfigError where a shard fits no
     machine or cannot be read, ValueError where no query has a positive, CountingFailedError.
     """
-    gallery = cut(columns, may_be(columns, GALLERY), stored.ends, num_shards)
+    gallery = cut(columns, rows_of(columns, GALLERY), stored.ends, num_shards)
     with connected(verbose=verbose) as capacity:
         put = import_ray().put
-        queries = Queries(stored, columns, may_be(columns, QUERY), gallery.index, put)
+        queries = Queries(stored, columns, rows_of(columns, QUERY), gallery.index, put)
         counts = Counts(queries, wanted, put)
         num_bytes = _ACTOR_BYTES + max(map(gallery.num_rows, range(gallery.num_shards))) * (4 * stored.dim + 16)
         number, worker = counting_actors(resources, capacity, machines(), num_bytes, gallery.num_shards)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydml.config import ConfigError
-from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Roles
+from raydml.data.listing import ANY_ROLE, ROLES, Roles, may_be
 from raydml.splits import Indices
 from raydml.stored import Stored, stream
 
@@ -24,7 +24,6 @@ _SNAP = 0.05
 # Queries of a block, and pairs of a query and a positive: a block, its thresholds and its counts stay below 100 MB.
 _MOST_QUERIES = 8192
 _MOST_POSITIVES = 2**22
-_ROLES = {"": ANY_ROLE, "query": QUERY, "gallery": GALLERY}
 
 
 class Columns(NamedTuple):
@@ -82,10 +81,10 @@ def _labels(column: pa.Array, name: str) -> Indices:
 def _roles(column: pa.Array, name: str) -> Roles:
     encoded = _decoded(column).dictionary_encode()
     words = ["" if word is None else word for word in encoded.dictionary.to_pylist()]
-    unknown = sorted({str(word) for word in words if word not in _ROLES})
+    unknown = sorted({str(word) for word in words if word not in ROLES})
     if unknown:
         raise ConfigError(f"{name}: role must be query, gallery or empty, but is also {', '.join(unknown[:3])}")
-    known = np.array([*(_ROLES[word] for word in words), ANY_ROLE], dtype=np.int8)
+    known = np.array([*(ROLES[word] for word in words), ANY_ROLE], dtype=np.int8)
     codes = encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)
     found: Roles = known[codes]
     return found
@@ -104,11 +103,11 @@ def _decoded(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def may_be(columns: Columns, role: int) -> Indices:
+def rows_of(columns: Columns, role: int) -> Indices:
     """Rows, rising, that are queries or that are the gallery; all where no row has a role."""
-    if columns.roles is None or not (columns.roles != ANY_ROLE).any():
+    if columns.roles is None:
         return np.arange(len(columns.labels), dtype=np.int64)
-    return np.flatnonzero((columns.roles == role) | (columns.roles == ANY_ROLE)).astype(np.int64)
+    return np.flatnonzero(may_be(columns.roles, role)).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

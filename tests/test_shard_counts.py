@@ -14,7 +14,7 @@ from raydml.per_query import QueryMetrics
 from raydml.retrieval import EveryOther, protocol_metrics, protocol_of_roles
 from raydml.shard_actor import ShardActor
 from raydml.shard_counts import BLOCKS_AT_HAND, Counts, Queries
-from raydml.shards import Columns, cut, may_be, read_columns
+from raydml.shards import Columns, cut, read_columns, rows_of
 from raydml.stored import open_stored
 from raydml.waves import Pass, Unit
 from tests.shard_cases import mixed_roles, plain_rows, tied_rows, write_parts
@@ -26,8 +26,8 @@ def counted(root: Path, num_shards: int, wanted: Wanted = WANTED, *, scaled: boo
     """One actor after the other, in this process."""
     stored = open_stored(root, scaled=scaled)
     columns = read_columns(stored)
-    gallery = cut(columns, may_be(columns, GALLERY), stored.ends, num_shards)
-    queries = Queries(stored, columns, may_be(columns, QUERY), gallery.index, lambda x: x)
+    gallery = cut(columns, rows_of(columns, GALLERY), stored.ends, num_shards)
+    queries = Queries(stored, columns, rows_of(columns, QUERY), gallery.index, lambda x: x)
     counts = Counts(queries, wanted, lambda x: x)
     actor = ShardActor(stored, 1)
     passes: tuple[Pass, ...] = ("positives", "negatives")

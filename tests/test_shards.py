@@ -13,7 +13,7 @@ import pytest
 
 from raydml.config import ConfigError
 from raydml.data.listing import ANY_ROLE, GALLERY, QUERY
-from raydml.shards import Columns, cut, may_be, query_blocks, read_columns
+from raydml.shards import Columns, cut, query_blocks, read_columns, rows_of
 from raydml.stored import open_stored
 from tests.shard_cases import mixed_roles, plain_rows, write_parts
 
@@ -74,13 +74,13 @@ def test_columns_that_say_nothing_known_are_refused(tmp_path: Path, columns: dic
 @pytest.mark.parametrize("roles", [None, [ANY_ROLE] * 60])
 def test_without_roles_every_row_is_both(roles: list[int] | None) -> None:
     columns = Columns(LABELS, None if roles is None else np.array(roles, dtype=np.int8))
-    assert may_be(columns, QUERY).tolist() == may_be(columns, GALLERY).tolist() == list(range(60))
+    assert rows_of(columns, QUERY).tolist() == rows_of(columns, GALLERY).tolist() == list(range(60))
 
 
 def test_roles_say_who_is_what() -> None:
     columns = Columns(LABELS[:4], np.array([QUERY, GALLERY, ANY_ROLE, QUERY], dtype=np.int8))
-    assert may_be(columns, QUERY).tolist() == [0, 2, 3]
-    assert may_be(columns, GALLERY).tolist() == [1, 2]
+    assert rows_of(columns, QUERY).tolist() == [0, 2, 3]
+    assert rows_of(columns, GALLERY).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 7, 40, 1000])
@@ -88,7 +88,7 @@ def test_roles_say_who_is_what() -> None:
 def test_shards_are_the_gallery_cut_into_equal_parts_sorted_by_class(num_shards: int, ends: list[int]) -> None:
     roles = mixed_roles(60)
     columns = Columns(LABELS, roles, np.arange(60) % 4)
-    index = may_be(columns, GALLERY)
+    index = rows_of(columns, GALLERY)
     gallery = cut(columns, index, np.array(ends, dtype=np.int64), num_shards)
     assert gallery.num_shards == min(num_shards, len(index))
     shards = [gallery.shard(number) for number in range(gallery.num_shards)]

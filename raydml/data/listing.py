@@ -18,8 +18,16 @@ _FEWEST_CLASSES = 8
 
 # What an image of a test class is for.
 ANY_ROLE, QUERY, GALLERY = 0, 1, 2
+ROLES = {"": ANY_ROLE, "query": QUERY, "gallery": GALLERY}
+"""As tables write them."""
 Roles = npt.NDArray[np.int8]
 Mask = npt.NDArray[np.bool_]
+
+
+def may_be(roles: Roles, role: int) -> Mask:
+    """(N,) whether an image is a query, or of the gallery: those of either role are both."""
+    mask: Mask = (roles == role) | (roles == ANY_ROLE)
+    return mask
 
 
 class Encoded(Protocol):

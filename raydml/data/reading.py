@@ -5,7 +5,6 @@ What is said here travels to the actors; each opens it there. Reading may be don
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +19,9 @@ from raydml.data.decoding import Pixels, UnreadableImageError, decode_image, in_
 from raydml.data.listing import Encoded
 from raydml.data.opening import open_images
 from raydml.data.pixels import PixelSource
+from raydml.data.streaming import MOST_THREADS
 from raydml.data.subsets import Split, split_subset
 from raydml.splits import Indices
-
-# Beyond the cores, because some of the threads wait for a disk or a bucket.
-_MOST_THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
 class Read(NamedTuple):
@@ -77,7 +74,7 @@ class EncodedImages:
 
     def opened(self, device: torch.device, *, input_size: int, in_channels: int) -> Reader:
         """On this node. Colours become grey where the model sees one channel."""
-        pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="decode")
+        pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="decode")
         size = self.image_size
 
         def decoded(place: str) -> Pixels | str:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from raydml.config import ConfigError
-from raydml.data.listing import ANY_ROLE, GALLERY, QUERY, Encoded, Listed, Listing, listing_of, require_classes
+from raydml.data.listing import ROLES, Encoded, Listed, Listing, listing_of, require_classes
 
-_ROLES = {"": ANY_ROLE, "query": QUERY, "gallery": GALLERY}
 _TRAIN, _TEST = "train", "test"
 _NO_SPLIT = "validation classes are folds of the training classes (data.num_folds): write train"
 
@@ -58,7 +57,7 @@ def listing_of_table(encoded: Encoded, table: Table, *, version: str) -> Listing
     require_classes(table.name, len(split_of))
     ranks = table.order or {}
     classes = sorted(split_of, key=lambda name: (split_of[name] == _TEST, ranks.get(name, 0), name))
-    images = (Listed(row.place, row.label, _ROLES[row.role], row.group) for row in rows)
+    images = (Listed(row.place, row.label, ROLES[row.role], row.group) for row in rows)
     num_training = _num_training(split_of, table) if "split" in table.columns else None
     return listing_of(encoded, images, classes, version=version, num_training=num_training)
 
@@ -69,7 +68,7 @@ def _require_words(row: Row, table: Table) -> None:
         problem = "path is empty"
     elif not row.label:
         problem = "label is empty: every image needs a class"
-    elif row.role not in _ROLES:
+    elif row.role not in ROLES:
         problem = f"role must be query, gallery or empty, but got {row.role!r}"
     elif row.role and row.split != _TEST:
         problem = f"only test images have a role, but got role {row.role!r} with split {row.split!r}"
@@ -84,13 +83,13 @@ def require_role(row: Row, table: Table) -> None:
     """Raises ConfigError for a row that names no image, or a role that nobody knows."""
     if not row.place:
         raise ConfigError(f"data.root: {table.where(row)}: path is empty")
-    if row.role not in _ROLES:
+    if row.role not in ROLES:
         raise ConfigError(f"data.root: {table.where(row)}: role must be query, gallery or empty, but got {row.role!r}")
 
 
 def role_of(row: Row) -> int:
     """The role of a row that `require_role` accepts, as a listing has it."""
-    return _ROLES[row.role]
+    return ROLES[row.role]
 
 
 def without_copies(table: Table) -> list[Row]:

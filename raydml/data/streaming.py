@@ -15,7 +15,7 @@ from raydml.data.listing import Listing
 from raydml.splits import Indices
 
 # Beyond the cores, because some of the threads wait for a disk or a bucket.
-_MOST_THREADS = min(32, (os.cpu_count() or 1) + 4)
+MOST_THREADS = min(32, (os.cpu_count() or 1) + 4)
 
 
 class StreamedPixels:
@@ -54,7 +54,7 @@ class StreamedPixels:
 
     def _gathered(self, places: list[str]) -> Pixels:
         pixels: Pixels = np.empty((len(places), *self.shape[1:]), dtype=np.uint8)
-        with ThreadPoolExecutor(min(_MOST_THREADS, max(1, len(places)))) as pool:
+        with ThreadPoolExecutor(min(MOST_THREADS, max(1, len(places)))) as pool:
             try:
                 for row, image in enumerate(pool.map(self._decoded, places)):
                     pixels[row] = image

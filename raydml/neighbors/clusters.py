@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raydml.neighbors.library import as_array, load_faiss
+
 # An iteration that gains less than this share of the objective is the last one: NMI no longer moves by more than it
 # does from seed to seed.
 _GAIN = 1e-3
@@ -22,24 +24,23 @@ def clusters(rows: Tensor, num_clusters: int, *, iterations: int = 10, seed: int
     At most so many iterations, fewer where the objective hardly grows. On the GPU of the rows where faiss sees it.
     The same seed gives the same clusters. Raises ValueError where there are more clusters than rows.
     """
-    import faiss
-
     if not 1 <= num_clusters <= len(rows):
         raise ValueError(f"num_clusters must be in 1 ... {len(rows)}, the rows, but got num_clusters={num_clusters}")
-    x = rows.detach().float().cpu().contiguous().numpy()
+    faiss, x = load_faiss(), as_array(rows)
     options = faiss.ClusteringParameters()
     options.spherical, options.niter, options.seed = True, min(iterations, _MOST_ITERATIONS), seed % 2**31
     options.early_stop_threshold = _GAIN
     options.min_points_per_centroid, options.max_points_per_centroid = 1, _ALL_ROWS
     clustering = faiss.Clustering(x.shape[1], num_clusters, options)
-    index = _index(faiss, rows)
+    index = _index(rows)
     clustering.train(x, index)
     _, found = index.search(x, 1)
     return torch.from_numpy(found[:, 0]).to(rows.device)
 
 
-def _index(faiss: Any, rows: Tensor) -> Any:  # noqa: ANN401
+def _index(rows: Tensor) -> Any:  # noqa: ANN401
     """Of centroids, searched by inner product where the rows are."""
+    faiss = load_faiss()
     flat = faiss.IndexFlatIP(rows.shape[1])
     if rows.is_cuda and faiss.get_num_gpus() > 0:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), rows.device.index or 0, flat)
