@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,10 +79,17 @@ class EmbeddedBlock(NamedTuple):
 class _Embedder:
     """An actor of the pool: the model, and the images of the node it lies on."""
 
-    def __init__(self, folder: str, images: SplitImages | EncodedImages, effort: Effort, num_threads: int) -> None:
+    def __init__(
+        self,
+        folder: str,
+        images: SplitImages | EncodedImages,
+        effort: Effort,
+        num_threads: int,
+        device_kind: str = "cpu",
+    ) -> None:
         torch.set_num_threads(num_threads)
         objective, _, shape = checkpoint.load_objective(Path(folder))
-        device = torch.device("cuda" if os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available() else "cpu")
+        device = torch.device(device_kind)
         self._model = objective.model.compute_in(effort.precision).to(device)
         self._image_size, self._batch_size = shape.image_size, effort.batch_size
         self._read = images.opened(device, input_size=shape.image_size, in_channels=shape.in_channels)
@@ -146,7 +152,13 @@ def embed_blocks(
             ray.data.from_arrow([_asked(block) for block in blocks])
             .map_batches(
                 _Embedder,
-                fn_constructor_args=(str(folder), images, effort, max(1, int(worker.cpus))),
+                fn_constructor_args=(
+                    str(folder),
+                    images,
+                    effort,
+                    max(1, int(worker.cpus)),
+                    "cuda" if worker.gpus > 0 else "cpu",
+                ),
                 compute=ActorPoolStrategy(
                     size=min(num_actors, len(blocks)),
                     max_concurrent_calls_per_actor=_CALLS,

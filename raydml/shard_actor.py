@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,11 +38,10 @@ class Thresholds(NamedTuple):
 class ShardActor:
     """One shard of the gallery, and what is counted in it."""
 
-    def __init__(self, stored: Stored, num_threads: int) -> None:
+    def __init__(self, stored: Stored, num_threads: int, device: str = "cpu") -> None:
         torch.set_num_threads(num_threads)
         self._stored = stored
-        has_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available()
-        self._device = torch.device("cuda" if has_gpu else "cpu")
+        self._device = torch.device(device)
         self._shard: Side | None = None
 
     def ready(self) -> None:

@@ -70,7 +70,8 @@ def count_sharded(
 def _new_actor(stored: Stored, worker: Worker, num_bytes: int) -> Any:  # noqa: ANN401
     # One shard on each machine before a second on any.
     options = {"num_cpus": worker.cpus, "num_gpus": worker.gpus, "memory": num_bytes, "scheduling_strategy": "SPREAD"}
-    return import_ray().remote(ShardActor).options(**options).remote(stored, max(1, int(worker.cpus)))
+    device = "cuda" if worker.gpus > 0 else "cpu"
+    return import_ray().remote(ShardActor).options(**options).remote(stored, max(1, int(worker.cpus)), device)
 
 
 class _Crew:

@@ -27,7 +27,7 @@ class CompiledTally:
         self._bins = torch.zeros(len(positives.similarity), dtype=torch.int64)
         self._tied = torch.zeros(len(counts), dtype=torch.bool)
         columns = (positives.similarity, positives.offsets, limits, counts, self._bins, torch.zeros_like(counts))
-        self._queries = [column.contiguous().numpy() for column in (*columns, self._tied)]
+        self._queries = tuple(column.contiguous().numpy() for column in (*columns, self._tied))
         self._num_threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._num_threads) if self._num_threads > 1 else None
 
@@ -47,7 +47,7 @@ class CompiledTally:
         values = tile.numpy()
 
         def count(part: slice) -> None:
-            kernel(values, num_rows, num_columns, first, part.start, part.stop, *self._queries)
+            kernel(values, num_rows, num_columns, first, part.start, part.stop, self._queries)
 
         parts = cuts(num_queries, share)
         if self._pool is None or len(parts) == 1:

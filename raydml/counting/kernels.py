@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numba
 import numpy as np
-from numba import boolean, float32, int32, int64, void
+from numba import boolean, float32, int32, int64, types, void
 
 _CHUNK = 256
 # Columns that are counted together, and rows until their bounds are looked up again: a quarter of a MiB stays near.
@@ -26,9 +26,9 @@ _STRIPE_ROWS = 128
 _FEW = 16
 
 # thresholds, offsets, limits, alive, bins, totals, tied
-_QUERIES = (float32[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], boolean[::1])
+_QUERIES = types.Tuple((float32[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], boolean[::1]))
 # tile, rows and columns of it that count, the first query, those to do: from, to
-_SWEEP = void(float32[:, ::1], int64, int64, int64, int64, int64, *_QUERIES)
+_SWEEP = void(float32[:, ::1], int64, int64, int64, int64, int64, _QUERIES)
 _ANY = Any  # numba has its own types, which are in the signatures
 _Function = Callable[..., _ANY]
 # Part of what calls it.
@@ -93,18 +93,8 @@ def _place_each(values: _ANY, own: _ANY, bins: _ANY) -> None:
 
 
 @_inner
-def _add_chunk(
-    values: _ANY,
-    hits: _ANY,
-    query: _ANY,
-    thresholds: _ANY,
-    offsets: _ANY,
-    limits: _ANY,
-    alive: _ANY,
-    bins: _ANY,
-    totals: _ANY,
-    tied: _ANY,
-) -> None:
+def _add_chunk(values: _ANY, hits: _ANY, query: _ANY, queries: _ANY) -> None:
+    thresholds, offsets, limits, alive, bins, totals, tied = queries
     start, count = offsets[query], alive[query]
     own, own_bins = thresholds[start : start + count], bins[start : start + count]
     if count <= hits + _FEW:
@@ -122,21 +112,10 @@ def _add_chunk(
 
 @compiled(_SWEEP)
 def count_rows(
-    tile: _ANY,
-    num_rows: _ANY,
-    num_columns: _ANY,
-    first: _ANY,
-    begin: _ANY,
-    end: _ANY,
-    thresholds: _ANY,
-    offsets: _ANY,
-    limits: _ANY,
-    alive: _ANY,
-    bins: _ANY,
-    totals: _ANY,
-    tied: _ANY,
+    tile: _ANY, num_rows: _ANY, num_columns: _ANY, first: _ANY, begin: _ANY, end: _ANY, queries: _ANY
 ) -> None:
     """Row r is of query first + r; rows begin ... end - 1 are counted."""
+    thresholds, offsets, _, alive, _, _, _ = queries
     for row in range(begin, min(end, num_rows)):
         query = first + row
         for left in range(0, num_columns, _CHUNK):
@@ -145,26 +124,15 @@ def count_rows(
             values = tile[row, left : min(left + _CHUNK, num_columns)]
             hits = _count(values, thresholds[offsets[query] + alive[query] - 1])
             if hits > 0:
-                _add_chunk(values, hits, query, thresholds, offsets, limits, alive, bins, totals, tied)
+                _add_chunk(values, hits, query, queries)
 
 
 @compiled(_SWEEP)
 def count_columns(
-    tile: _ANY,
-    num_rows: _ANY,
-    num_columns: _ANY,
-    first: _ANY,
-    begin: _ANY,
-    end: _ANY,
-    thresholds: _ANY,
-    offsets: _ANY,
-    limits: _ANY,
-    alive: _ANY,
-    bins: _ANY,
-    totals: _ANY,
-    tied: _ANY,
+    tile: _ANY, num_rows: _ANY, num_columns: _ANY, first: _ANY, begin: _ANY, end: _ANY, queries: _ANY
 ) -> None:
     """Column c is of query first + c; columns begin ... end - 1 are counted."""
+    thresholds, offsets, _, alive, _, _, _ = queries
     bounds = np.empty(_STRIPE_COLUMNS, np.float32)
     hits = np.empty(_STRIPE_COLUMNS, np.int32)
     values = np.empty(_STRIPE_ROWS, np.float32)
@@ -186,4 +154,4 @@ def count_columns(
                         values[row - top] = tile[row, left + c]
                     own = values[: bottom - top]
                     query = first + left + c
-                    _add_chunk(own, int64(hits[c]), query, thresholds, offsets, limits, alive, bins, totals, tied)
+                    _add_chunk(own, int64(hits[c]), query, queries)
