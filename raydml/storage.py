@@ -1,0 +1,274 @@
+"""A folder of this process, whole snapshots of which are kept at a URI.
+
+An object store renames nothing and locks nothing. So a snapshot is a list, `snapshot.json`, which is written last and
+at once: it names the object of every file, with its size and digest. Objects are never overwritten: a file that has
+changed becomes a new one, and the old one goes when the list no longer needs it. Whatever dies when, a reader finds a
+whole snapshot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from pyarrow import fs
+
+from raydml.config import ConfigError
+from raydml.data.files import Files, Root, open_store
+from raydml.patience import Patience
+
+T = TypeVar("T")
+
+LIST = "snapshot.json"
+_FORMAT = 1
+_AT_A_TIME = 16 * 2**20
+_REQUESTS = 8
+
+Choice = Callable[[str], bool]
+"""Which files, by relative posix path."""
+
+
+class TakenOverError(RuntimeError):
+    """Another process has begun to write where this one wrote."""
+
+
+class _Entry(NamedTuple):
+    key: str
+    """Name of the object below the URI."""
+    num_bytes: int
+    digest: str
+
+
+class _Snapshot(NamedTuple):
+    writer: str
+    number: int
+    files: dict[str, _Entry]
+
+
+_NOTHING = _Snapshot("", 0, {})
+
+
+def _none(path: str) -> bool:
+    del path
+    return False
+
+
+class RemoteFolder:
+    """A local folder and the URI where its snapshots are. One process writes there at a time: the one that came last.
+
+    Hidden files and folders, such as locks, are no part of a snapshot.
+    """
+
+    def __init__(
+        self, uri: str, folder: Path, *, elsewhere: Choice = _none, patience: Patience | None = None
+    ) -> None:
+        """`elsewhere` tells files of the folder that have a snapshot of their own.
+
+        `patience` is how long a storage that does not answer is asked again; by default some minutes.
+        """
+        self.uri, self.folder, self._elsewhere = uri, folder, elsewhere
+        self._patience = patience or Patience()
+        self._filesystem, self._root = self._asked(lambda: open_store(Root.of(uri)))
+        self._writer = uuid.uuid4().hex[:8]
+        self._snapshot = _NOTHING
+        # What a file was like when it was last the same here and there.
+        self._known: dict[str, tuple[int, int]] = {}
+
+    def pull(self, *, skip: Choice = _none) -> bool:
+        """Makes the folder what the newest snapshot says, but for what is skipped; whether there is one.
+
+        Files that are not in it are removed: where a process was killed the storage is right, not the disk. Raises
+        StorageError where the storage does not answer, ConfigError where what it holds is damaged.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # A writer may remove what an older list needs while it is read.
+        while True:
+            self._snapshot = self._newest()
+            wanted = {path: entry for path, entry in self._snapshot.files.items() if not skip(path)}
+            try:
+                with ThreadPoolExecutor(_REQUESTS) as pool:
+                    list(pool.map(self._fetch, wanted, wanted.values()))
+                break
+            except FileNotFoundError as error:
+                if self._newest() == self._snapshot:
+                    raise ConfigError(f"{self.named()}: a file of its snapshot is missing: {error}") from None
+        for path in self._found():
+            if path not in wanted and not skip(path):
+                (self.folder / path).unlink()
+        self._known = {path: stamp for path, stamp in self._found().items() if path in wanted}
+        return self._snapshot is not _NOTHING
+
+    def push(self, *, drop: Choice = _none) -> None:
+        """Makes the folder the newest snapshot; what was skipped by `pull` stays in it, unless it is to `drop`.
+
+        Raises StorageError where the storage does not answer, TakenOverError where another process writes there.
+        """
+        found = self._found()
+        changed = {path for path, stamp in found.items() if self._known.get(path) != stamp and not drop(path)}
+        gone = {path for path in self._snapshot.files if drop(path) or (path in self._known and path not in found)}
+        if not changed and not gone:
+            return
+        self._require_mine()
+        number = self._snapshot.number + 1
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            stored = dict(zip(changed, pool.map(lambda path: self._store(path, number), changed), strict=True))
+        before = self._snapshot.files
+        files = {path: entry for path, entry in before.items() if path not in gone} | stored
+        self._write_list(_Snapshot(self._writer, number, files))
+        kept = {entry.key for entry in files.values()}
+        self._remove(entry.key for entry in before.values() if entry.key not in kept)
+        self._known = {path: stamp for path, stamp in found.items() if path in files}
+
+    def remove(self) -> None:
+        """Removes the snapshot and its files from the storage."""
+        found = self._newest()
+        if found is not _NOTHING:
+            self._asked(lambda: self._filesystem.delete_file(self._full(LIST)))
+            self._remove(entry.key for entry in found.files.values())
+        self._snapshot, self._known = _NOTHING, {}
+
+    def named(self, path: str = "") -> str:
+        """The URI of a file, for a message: without options."""
+        return Files(self.uri).named(path)
+
+    def _require_mine(self) -> None:
+        newest = self._newest()
+        if newest.writer != self._writer and (newest.writer, newest.number) != self._snapshot[:2]:
+            raise TakenOverError(f"{self.named()}: another process has gone on with this; this one ends")
+
+    def _newest(self) -> _Snapshot:
+        def content() -> bytes | None:
+            try:
+                with self._filesystem.open_input_stream(self._full(LIST)) as file:
+                    data: bytes = file.read()
+            except FileNotFoundError:
+                return None
+            return data
+
+        data = self._asked(content)
+        return _NOTHING if data is None else _parsed(data, self.named(LIST))
+
+    def _write_list(self, snapshot: _Snapshot) -> None:
+        files = {path: entry._asdict() for path, entry in sorted(snapshot.files.items())}
+        raw = {"format": _FORMAT, "writer": snapshot.writer, "number": snapshot.number, "files": files}
+        content = json.dumps(raw, indent=1).encode()
+        self._asked(lambda: self._write(LIST, [content]))
+        self._snapshot = snapshot
+
+    def _store(self, path: str, number: int) -> _Entry:
+        key = f"{path}~{self._writer}-{number}"
+
+        def stored() -> _Entry:
+            digest, num_bytes = hashlib.blake2b(digest_size=16), 0
+
+            def blocks() -> Iterable[bytes]:
+                nonlocal num_bytes
+                with (self.folder / path).open("rb") as file:
+                    while block := file.read(_AT_A_TIME):
+                        digest.update(block)
+                        num_bytes += len(block)
+                        yield block
+
+            self._write(key, blocks())
+            return _Entry(key, num_bytes, digest.hexdigest())
+
+        return self._asked(stored)
+
+    def _write(self, key: str, blocks: Iterable[bytes]) -> None:
+        full = self._full(key)
+        local = isinstance(self._filesystem, fs.LocalFileSystem)
+        # An object is there when it is closed; a file when it is opened.
+        place = f"{full}.{self._writer}.part" if local else full
+        if local:
+            self._filesystem.create_dir(full.rpartition("/")[0], recursive=True)
+        with self._filesystem.open_output_stream(place) as stream:
+            for block in blocks:
+                stream.write(block)
+        if local:
+            self._filesystem.move(place, full)
+
+    def _fetch(self, path: str, entry: _Entry) -> None:
+        target = self.folder / path
+        if target.is_file() and _digest_of(target) == entry.digest:
+            return
+
+        def fetched() -> None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+            with self._filesystem.open_input_stream(self._full(entry.key)) as source, beside.open("wb") as file:
+                while block := source.read(_AT_A_TIME):
+                    file.write(block)
+            beside.replace(target)
+
+        self._asked(fetched)
+        if _digest_of(target) != entry.digest:
+            target.unlink()
+            raise ConfigError(f"{self.named(entry.key)}: is not what was stored: its digest is another")
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        def removed(key: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._filesystem.delete_file(self._full(key))
+
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            list(pool.map(lambda key: self._asked(lambda: removed(key)), keys))
+
+    def _found(self) -> dict[str, tuple[int, int]]:
+        """Size and time of every file of the folder that is not hidden."""
+        found: dict[str, tuple[int, int]] = {}
+        for path in self.folder.rglob("*"):
+            relative = path.relative_to(self.folder).as_posix()
+            hidden = any(part.startswith(".") for part in relative.split("/"))
+            if not hidden and not self._elsewhere(relative) and path.is_file():
+                stat = path.stat()
+                found[relative] = (stat.st_size, stat.st_mtime_ns)
+        return found
+
+    def _full(self, key: str) -> str:
+        return f"{self._root.rstrip('/')}/{key}"
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        return self._patience.asked(question, where=Files(self.uri).named())
+
+
+def below(uri: str, path: str) -> str:
+    """The URI of what lies below another one, with its options."""
+    root = Root.of(uri)
+    return str(root._replace(path=f"{root.path.rstrip('/')}/{path}"))
+
+
+def folders_below(uri: str, *, patience: Patience | None = None) -> list[str]:
+    """Names of the folders right below a URI, in order. Raises StorageError."""
+
+    def names() -> list[str]:
+        filesystem, root = open_store(Root.of(uri))
+        infos = filesystem.get_file_info(fs.FileSelector(root.rstrip("/"), allow_not_found=True))
+        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+
+    return (patience or Patience()).asked(names, where=Files(uri).named())
+
+
+def _parsed(data: bytes, where: str) -> _Snapshot:
+    """Raises ConfigError for what is no list of files below a folder."""
+    try:
+        raw = json.loads(data)
+        if raw["format"] != _FORMAT:
+            raise ConfigError(f"{where}: format {raw['format']}, but this raydml reads {_FORMAT}")
+        files = {path: _Entry(str(e["key"]), int(e["num_bytes"]), str(e["digest"])) for path, e in raw["files"].items()}
+        return _Snapshot(str(raw["writer"]), int(raw["number"]), files)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{where}: is no list of files: {error!r}") from None
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
