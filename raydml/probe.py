@@ -28,11 +28,12 @@ from raydml.data.subsets import fold_subsets, trainval_subset
 from raydml.divide import clusters_before
 from raydml.plan import trials_at_a_time
 from raydml.price import Speed, speed_of
+from raydml.recorded import Task
 from raydml.session import capacity_ahead, connected, import_ray
 from raydml.space import Study
 from raydml.tensorboard import Curves
 from raydml.training import Run, RunSpec, TrainingFailedError, require_trainable
-from raydml.workers import Task, WorkerGroup
+from raydml.workers import WorkerGroup
 
 ray = import_ray()
 

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 from raydml import atomic
 from raydml.capacity import Capacity, worker_of
 from raydml.record import FAILURE, STOPPED
+from raydml.recorded import Task
 from raydml.repeats import FAILED_FILE, Repetition
 from raydml.session import import_ray
 from raydml.space import Study
 from raydml.training import RunSpec
 from raydml.tuner import run_trials, task_config
-from raydml.workers import Task
 
 import_ray()
 

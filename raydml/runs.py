@@ -14,7 +14,7 @@ from raydml import checkpoint, yamlfile
 from raydml.config import ConfigError
 
 # Folders of a study that hold runs, and the classes that those are looked at on.
-_RUNS: Mapping[str, Literal["val", "test"]] = {"trials": "val", "confirm": "val", "final": "test", "train": "test"}
+RUNS: Mapping[str, Literal["val", "test"]] = {"trials": "val", "confirm": "val", "final": "test", "train": "test"}
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class TrainedModel:
     def study(self) -> Path | None:
         """The folder of the study it belongs to, where it lies in one."""
         run = self._run()
-        return run.parent.parent if run.parent.name in _RUNS else None
+        return run.parent.parent if run.parent.name in RUNS else None
 
     @property
     def default_split(self) -> Literal["val", "test"]:
         """`val` for a trial of a search and for what confirms it, which must not see test classes; else `test`."""
-        return _RUNS.get(self._run().parent.name, "test")
+        return RUNS.get(self._run().parent.name, "test")
 
     def _run(self) -> Path:
         """`<study>/trials/0007`, `<study>/train/<hash>` ..., if the checkpoint lies where a run leaves it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import uuid
 from pathlib import Path
@@ -25,9 +26,11 @@ class Scratch:
         self._lock.acquire()
         self.folder.mkdir(mode=0o700)
         _remove_left(root)
+        atexit.register(self.remove)
 
     def remove(self) -> None:
         """Removes the folder with all that is in it."""
+        atexit.unregister(self.remove)
         _remove(self.folder, self._lock)
 
 

@@ -22,6 +22,7 @@ from pyarrow import fs
 
 from raydml.config import ConfigError
 from raydml.data.files import Files, Root, open_store
+from raydml.inside import safe_relative, shown
 from raydml.patience import Patience
 
 T = TypeVar("T")
@@ -66,9 +67,7 @@ class RemoteFolder:
     Hidden files and folders, such as locks, are no part of a snapshot.
     """
 
-    def __init__(
-        self, uri: str, folder: Path, *, elsewhere: Choice = _none, patience: Patience | None = None
-    ) -> None:
+    def __init__(self, uri: str, folder: Path, *, elsewhere: Choice = _none, patience: Patience | None = None) -> None:
         """`elsewhere` tells files of the folder that have a snapshot of their own.
 
         `patience` is how long a storage that does not answer is asked again; by default some minutes.
@@ -104,6 +103,16 @@ class RemoteFolder:
                 (self.folder / path).unlink()
         self._known = {path: stamp for path, stamp in self._found().items() if path in wanted}
         return self._snapshot is not _NOTHING
+
+    def compare(self) -> None:
+        """Reads the newest snapshot and changes nothing: `push` then adds what is only here, or is another file here.
+
+        Raises StorageError where the storage does not answer.
+        """
+        self._snapshot = self._newest()
+        files, found = self._snapshot.files, self._found()
+        same = {path for path in found if path in files and _digest_of(self.folder / path) == files[path].digest}
+        self._known = {path: found[path] for path in same}
 
     def push(self, *, drop: Choice = _none) -> None:
         """Makes the folder the newest snapshot; what was skipped by `pull` stays in it, unless it is to `drop`.
@@ -244,13 +253,15 @@ def below(uri: str, path: str) -> str:
     return str(root._replace(path=f"{root.path.rstrip('/')}/{path}"))
 
 
-def folders_below(uri: str, *, patience: Patience | None = None) -> list[str]:
-    """Names of the folders right below a URI, in order. Raises StorageError."""
+def snapshots_below(uri: str, *, patience: Patience | None = None) -> list[str]:
+    """Relative paths of the folders below a URI that have a snapshot, in order. Raises StorageError."""
 
     def names() -> list[str]:
         filesystem, root = open_store(Root.of(uri))
-        infos = filesystem.get_file_info(fs.FileSelector(root.rstrip("/"), allow_not_found=True))
-        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+        skip = len(root.rstrip("/")) + 1
+        infos = filesystem.get_file_info(fs.FileSelector(root.rstrip("/"), allow_not_found=True, recursive=True))
+        found = [i.path[skip:] for i in infos if i.type == fs.FileType.File and i.base_name == LIST]
+        return sorted(path.rpartition("/")[0] for path in found)
 
     return (patience or Patience()).asked(names, where=Files(uri).named())
 
@@ -262,6 +273,9 @@ def _parsed(data: bytes, where: str) -> _Snapshot:
         if raw["format"] != _FORMAT:
             raise ConfigError(f"{where}: format {raw['format']}, but this raydml reads {_FORMAT}")
         files = {path: _Entry(str(e["key"]), int(e["num_bytes"]), str(e["digest"])) for path, e in raw["files"].items()}
+        for name in (*files, *(entry.key for entry in files.values())):
+            if not safe_relative(name):
+                raise ConfigError(f"{where}: names what is not below its folder: {shown(name)}")
         return _Snapshot(str(raw["writer"]), int(raw["number"]), files)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ConfigError):

@@ -44,15 +44,27 @@ class Curves:
 
     def close(self, *, failed: bool = False) -> None:
         """Ends the file; the HParams tab then shows the run as ended or failed."""
-        status = api_pb2.Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
-        end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
-        plugin = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
-        value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=plugin, tensor=metadata.NULL_TENSOR)
-        self._add(Summary(value=[value]), step=0)
+        self._add(_end(failed=failed), step=0)
         self._writer.close()
 
     def _add(self, summary: Summary, *, step: int) -> None:
         self._writer.add_event(Event(summary=summary, wall_time=time.time(), step=step))
+
+
+def write_end(directory: Path, *, failed: bool) -> None:
+    """What `Curves.close` says, in a further event file: of a run whose process was stopped before it could."""
+    writer = EventFileWriter(str(directory))
+    writer.add_event(Event(summary=_end(failed=failed), wall_time=time.time(), step=0))
+    writer.close()
+
+
+def _end(*, failed: bool) -> Summary:
+    status = api_pb2.Status.Value("STATUS_FAILURE" if failed else "STATUS_SUCCESS")
+    end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+    plugin = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
+    return Summary(
+        value=[Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=plugin, tensor=metadata.NULL_TENSOR)]
+    )
 
 
 def write_experiment(directory: Path, *, space: Mapping[str, Distribution], metrics: Sequence[str]) -> None:

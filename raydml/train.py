@@ -122,7 +122,8 @@ def _baseline(spec: RunSpec) -> dict[str, float] | None:
 def _train(
     spec: RunSpec, resources: Resources, worker: Worker, report: Callable[[dict[str, float]], None] | None
 ) -> None:
-    from raydml.workers import Task, WorkerGroup
+    from raydml.recorded import Task
+    from raydml.workers import WorkerGroup
 
     task = Task(spec, {}, worker)
     group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=_MAX_FAILURES)

@@ -18,10 +18,10 @@ import torch
 from raydml.config import ConfigError, Resources
 from raydml.epoch import TrainingStoppedError
 from raydml.record import FAILURE, STOPPED
+from raydml.recorded import RecordedRun, Task
 from raydml.session import import_ray
-from raydml.tensorboard import Curves
-from raydml.training import Run, TrainingDivergedError, TrainingFailedError
-from raydml.workers import Task, WorkerGroup
+from raydml.training import TrainingDivergedError, TrainingFailedError
+from raydml.workers import WorkerGroup
 
 import_ray()
 
@@ -38,8 +38,7 @@ class InlineTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Takes the task; work begins with the first step, where an error can be reported."""
         self._task: Task = config["task"]
-        self._run: Run | None = None
-        self._curves: Curves | None = None
+        self._run: RecordedRun | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Goes over to another trial."""
@@ -63,20 +62,15 @@ class InlineTrial(tune.Trainable):
     def _advance(self) -> dict[str, float]:
         if self._run is None:
             torch.set_num_threads(max(1, int(self._task.worker.cpus)))
-            self._run = Run(self._task.spec, device=torch.device("cuda" if self._task.worker.gpus > 0 else "cpu"))
+            self._run = RecordedRun(self._task, device=torch.device("cuda" if self._task.worker.gpus > 0 else "cpu"))
         row = self._run.advance()
         assert row is not None, "a trial is not stepped behind its last epoch"
-        if self._curves is None:
-            self._curves = Curves(self._task.spec.directory, point=self._task.point)
-        self._curves.add(row)
         return row
 
     def _close(self, *, failed: bool) -> None:
-        if self._curves is not None:
-            self._curves.close(failed=failed)
         if self._run is not None:
-            self._run.close()
-        self._run = self._curves = None
+            self._run.close(failed=failed)
+        self._run = None
 
 
 class GroupTrial(tune.Trainable):

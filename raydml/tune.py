@@ -37,13 +37,13 @@ from raydml.history import read_history, seconds_of
 from raydml.phases import PhaseFailedError, checkpoint_of, failures_of, follow
 from raydml.plan import require_packages
 from raydml.record import best_of, point_of, ranked, trial_directory
+from raydml.recorded import Task
 from raydml.repeats import Candidate, winner_of
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.session import capacity_ahead, connected
 from raydml.space import Study, metric_names
 from raydml.training import RunSpec, require_trainable
 from raydml.tuner import run_trials, task_config
-from raydml.workers import Task
 
 __all__ = ["PhaseFailedError", "SearchResult", "search", "study_directory"]
 

@@ -12,18 +12,17 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from raydml.capacity import Worker
-from raydml.config import ConfigError, Scalar
+from raydml.config import ConfigError
 from raydml.epoch import TrainingStoppedError
+from raydml.recorded import Task, end_curves, recorded
+from raydml.scratch import Scratch
 from raydml.session import import_ray, reason_of
-from raydml.tensorboard import Curves
-from raydml.training import RunSpec, TrainingDivergedError, TrainingFailedError, train
+from raydml.training import TrainingDivergedError, TrainingFailedError
 
 ray = import_ray()
 
@@ -37,16 +36,6 @@ _FAILURE, _STOPPED = "failure", "stopped"
 _ABORT_TIMEOUT_S = 15.0
 
 
-@dataclass(frozen=True)
-class Task:
-    """What every worker of a training gets. Plain data."""
-
-    spec: RunSpec
-    point: dict[str, Scalar]
-    """Searched values by dotted path, for TensorBoard; none for a single training."""
-    worker: Worker
-
-
 def _train_worker(config: dict[str, Task]) -> None:
     """The loop of one worker. What a retry would only repeat is reported, not raised: bad input, a loss not finite."""
     # The first report carries the controller's handle out, before anything slow happens.
@@ -54,7 +43,9 @@ def _train_worker(config: dict[str, Task]) -> None:
     task = config["task"]
     torch.set_num_threads(max(1, int(task.worker.cpus)))
     try:
-        train(task.spec, device=get_device(), report=report_to_controller)
+        with recorded(task, device=get_device()) as run:
+            while (row := run.advance()) is not None:
+                report_to_controller(row)
     except (TrainingStoppedError, ConfigError) as error:
         report_to_controller({_FAILURE: str(error), _STOPPED: isinstance(error, TrainingStoppedError)})
 
@@ -78,11 +69,12 @@ class WorkerGroup:
 
     def __init__(self, task: Task, *, num_workers: int, max_failures: int) -> None:
         """Starts the workers. `max_failures`: how often a lost worker is replaced; training goes on from disk."""
-        self._scratch = task.spec.directory / ".ray_train"
+        self._own = Scratch() if task.uri is not None else None
+        self._scratch = (self._own.folder if self._own is not None else task.spec.directory) / ".ray_train"
         self._queue = Queue(actor_options={"num_cpus": 0})
         self._controller: Any = None
         self._error: BaseException | None = None
-        self._curves: Curves | None = None
+        self._running = False
         self._task = task
         trainer = _make_trainer(task, self._queue, self._scratch, num_workers=num_workers, max_failures=max_failures)
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
@@ -102,22 +94,22 @@ class WorkerGroup:
         last_epoch = 0
         while (row := self._next()) is not None:
             if _FAILURE in row:
-                self._end_curves(failed=True)
+                self._running = False
                 raise (TrainingDivergedError if row[_STOPPED] else TrainingFailedError)(row[_FAILURE])
             # Workers that were restarted report their history again.
             if row and row["epoch"] > last_epoch:
                 last_epoch = int(row["epoch"])
-                self._curves = self._curves or Curves(self._task.spec.directory, point=self._task.point)
-                self._curves.add(row)
+                self._running = last_epoch < self._task.spec.config.training.num_epochs
                 yield row
         if self._error is not None:
             self._end_curves(failed=True)
             raise TrainingFailedError(f"{type(self._error).__name__}: {reason_of(self._error)}") from self._error
 
     def _end_curves(self, *, failed: bool) -> None:
-        if self._curves is not None:
-            self._curves.close(failed=failed)
-        self._curves = None
+        # Workers that end by themselves say so themselves.
+        if self._running:
+            end_curves(self._task, failed=failed)
+        self._running = False
 
     def _next(self) -> dict[str, Any] | None:
         while True:
@@ -143,6 +135,8 @@ class WorkerGroup:
         self._end_curves(failed=False)
         self._queue.shutdown(force=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._own is not None:
+            self._own.remove()
 
 
 def _make_trainer(task: Task, queue: Queue, scratch: Path, *, num_workers: int, max_failures: int) -> TorchTrainer:

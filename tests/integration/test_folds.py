@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from raydml.capacity import Worker
+from raydml.recorded import Task
 from raydml.space import read
 from raydml.training import RunSpec, train
-from raydml.workers import Task, WorkerGroup
+from raydml.workers import WorkerGroup
 from tests.fold_cases import Memory
 from tests.integration.studies import write_study
 

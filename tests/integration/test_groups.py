@@ -17,12 +17,13 @@ from optuna.trial import TrialState
 
 from raydml.capacity import Worker
 from raydml.history import read_history
+from raydml.recorded import Task
 from raydml.search import open_study
 from raydml.session import import_ray
 from raydml.space import read
 from raydml.training import RunSpec, train
 from raydml.tune import search, study_directory
-from raydml.workers import Task, WorkerGroup
+from raydml.workers import WorkerGroup
 from tests.integration.studies import command, curves_of, environment, run, run_here, trials_of, wait_for, write_study
 
 TWO_WORKERS = "resources.workers_per_trial=2"

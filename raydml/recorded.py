@@ -1,0 +1,133 @@
+"""A training run with what is kept of it: its curves for TensorBoard, and its folder on the storage of the study.
+
+On a storage that is a URI the process works in a folder of its own: it takes over what the storage has, and every epoch
+is stored before anybody hears of it. What a process that died had not stored never was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from raydml import tensorboard
+from raydml.capacity import Worker
+from raydml.config import Scalar
+from raydml.distributed import rank
+from raydml.history import read_history
+from raydml.patience import StorageError
+from raydml.scratch import Scratch
+from raydml.storage import RemoteFolder, TakenOverError
+from raydml.training import Run, RunSpec
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every worker of a training gets. Plain data."""
+
+    spec: RunSpec
+    point: dict[str, Scalar]
+    """Searched values by dotted path, for TensorBoard; none for a single training."""
+    worker: Worker
+    uri: str | None = None
+    """Where the folder of the run is kept; None where `spec.directory` is a place that every machine sees."""
+
+
+class RecordedRun:
+    """A `Run` whose epochs are recorded. Every worker of a group makes its own; rank 0 records."""
+
+    def __init__(self, task: Task, *, device: torch.device) -> None:
+        """Opens data and checkpoints. Raises ConfigError as `Run`, and StorageError."""
+        self._task = task
+        self._scratch = Scratch() if task.uri is not None else None
+        self._remote: RemoteFolder | None = None
+        self._run: Run | None = None
+        self._curves: tensorboard.Curves | None = None
+        try:
+            spec = task.spec if self._scratch is None else self._taken_over(self._scratch)
+            self._num_stored = len(read_history(spec.directory))
+            self._run = Run(spec, device=device)
+        except BaseException:
+            self.close(failed=True)
+            raise
+
+    def _taken_over(self, scratch: Scratch) -> RunSpec:
+        assert self._task.uri is not None
+        # The name of the folder is the name of the run in TensorBoard.
+        folder = scratch.folder / self._task.spec.directory.name
+        self._remote = RemoteFolder(self._task.uri, folder)
+        self._remote.pull()
+        return replace(self._task.spec, directory=folder)
+
+    def advance(self) -> dict[str, float] | None:
+        """The next epoch as `Run.advance` gives it, recorded; None behind the last one.
+
+        Raises what `Run.advance` raises, StorageError, and TakenOverError where another process goes on with the run.
+        """
+        assert self._run is not None, "the run is closed"
+        row = self._run.advance()
+        if row is None or rank() != 0:
+            return row
+        if self._curves is None:
+            self._curves = tensorboard.Curves(self._run.spec.directory, point=self._task.point)
+        self._curves.add(row)
+        if row["epoch"] >= self._run.num_epochs:
+            self._end_curves(failed=False)
+        if self._remote is not None and row["epoch"] > self._num_stored:
+            self._remote.push()
+        return row
+
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the curves and lets another process go on. What fails here costs no epoch, and only a warning."""
+        ending = self._curves is not None
+        self._end_curves(failed=failed)
+        if self._run is not None:
+            self._run.close()
+        try:
+            if self._remote is not None and ending:
+                self._remote.push()
+        except (StorageError, TakenOverError) as error:
+            _LOGGER.warning("the end of the curves is not stored: %s", error)
+        finally:
+            if self._scratch is not None:
+                self._scratch.remove()
+        self._run = self._remote = self._scratch = None
+
+    def _end_curves(self, *, failed: bool) -> None:
+        if self._curves is not None:
+            self._curves.close(failed=failed)
+        self._curves = None
+
+
+@contextmanager
+def recorded(task: Task, *, device: torch.device) -> Iterator[RecordedRun]:
+    """A run that is closed at the end, as failed where an error ends it."""
+    run = RecordedRun(task, device=device)
+    try:
+        yield run
+    except BaseException:
+        run.close(failed=True)
+        raise
+    run.close()
+
+
+def end_curves(task: Task, *, failed: bool) -> None:
+    """Says in the curves of a run that it has ended, for workers that were stopped and could not. Raises nothing."""
+    if task.uri is None:
+        tensorboard.write_end(task.spec.directory, failed=failed)
+        return
+    scratch = Scratch()
+    try:
+        remote = RemoteFolder(task.uri, scratch.folder)
+        remote.compare()
+        tensorboard.write_end(scratch.folder, failed=failed)
+        remote.push()
+    except (StorageError, TakenOverError) as error:
+        _LOGGER.warning("the end of the curves is not stored: %s", error)
+    finally:
+        scratch.remove()

@@ -1,0 +1,130 @@
+"""The folder of a study as its driver works in it: the place itself, or a copy of which snapshots go to a URI.
+
+The study's own files are one snapshot, written by the driver; each run below it is another, written by the process that
+trains it, and by the driver once that has ended.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from raydml import checkpoint
+from raydml.data.files import Files
+from raydml.patience import Patience
+from raydml.runs import RUNS
+from raydml.scratch import Scratch
+from raydml.storage import RemoteFolder, below, snapshots_below
+
+# The epochs of trials are stored by the trials: what the driver has of them may wait.
+_RARELY_S = 10.0
+_REQUESTS = 16
+
+
+def is_uri(storage: str) -> bool:
+    """Whether a storage is a URI, and not a folder that every machine sees."""
+    return "://" in storage
+
+
+def study_uri(storage: str, name: str) -> str | None:
+    """`<storage>/<name>` with its options, where the storage is a URI."""
+    return below(storage, name) if is_uri(storage) else None
+
+
+def in_checkpoint(path: str) -> bool:
+    """Whether a file of a run, by relative path, belongs to a checkpoint."""
+    return "checkpoint" in PurePosixPath(path).parts[:-1]
+
+
+def in_run(path: str) -> bool:
+    """Whether a file of a study, by relative path, belongs to one of its runs."""
+    parts = PurePosixPath(path).parts
+    return parts[0] in RUNS and len(parts) > 2
+
+
+class StudyFolder:
+    """A study's folder of this process. With a storage that is a path nothing is stored elsewhere."""
+
+    def __init__(self, storage: str, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises StorageError where the storage does not answer. What is there is not taken over yet."""
+        self.uri = study_uri(storage, name)
+        self._clock, self._saved_at = clock, 0.0
+        self._remote: RemoteFolder | None = None
+        if self.uri is None:
+            self.path = Path(storage).expanduser().resolve() / name
+            return
+        self.path = Scratch().folder / name
+        # Who has just typed the URI wants to hear soon that it is wrong.
+        self._patience = Patience(seconds=20.0)
+        self._remote = RemoteFolder(self.uri, self.path, elsewhere=in_run, patience=self._patience)
+
+    @property
+    def place(self) -> str:
+        """What the user calls it."""
+        return str(self.path) if self.uri is None else Files(self.uri).named()
+
+    def open(self) -> None:
+        """Takes over what is stored, but for models. Raises StorageError, ConfigError where it is damaged."""
+        if self._remote is None or self.uri is None:
+            return
+        self._remote.pull()
+        self._patience.seconds = Patience.seconds
+        runs = [self.path / folder for folder in snapshots_below(self.uri) if folder]
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            list(pool.map(self.take, runs))
+
+    def uri_of(self, run: Path) -> str | None:
+        """Where the folder of a run is kept."""
+        return None if self.uri is None else below(self.uri, run.relative_to(self.path).as_posix())
+
+    def save(self) -> None:
+        """Stores the study's own files. Raises StorageError, and TakenOverError where another driver goes on."""
+        if self._remote is not None:
+            self._remote.push()
+            self._saved_at = self._clock()
+
+    def save_rarely(self) -> None:
+        """As `save`, but for the last seconds: what a new driver would find out again from the runs."""
+        if self._clock() - self._saved_at >= _RARELY_S:
+            self.save()
+
+    def take(self, run: Path, *, models: bool = False) -> None:
+        """Takes over what the process that trained a run stored; its checkpoints only with `models`."""
+        if (uri := self.uri_of(run)) is not None:
+            RemoteFolder(uri, run).pull(skip=_nothing if models else in_checkpoint)
+
+    def keep(self, run: Path) -> None:
+        """Stores what the driver added to a run that has ended."""
+        if (uri := self.uri_of(run)) is not None:
+            _compared(uri, run).push()
+
+    def drop_models(self, run: Path) -> None:
+        """Removes the checkpoints of a run that has ended."""
+        checkpoint.remove(run)
+        if (uri := self.uri_of(run)) is not None:
+            _compared(uri, run).push(drop=in_checkpoint)
+
+    def move(self, run: Path, to: Path) -> None:
+        """Puts a run that has ended elsewhere in the study, without its models."""
+        self.take(run)
+        self.drop_models(run)
+        shutil.rmtree(to, ignore_errors=True)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        run.rename(to)
+        if (uri := self.uri_of(to)) is not None and (old := self.uri_of(run)) is not None:
+            RemoteFolder(uri, to).push()
+            RemoteFolder(old, run).remove()
+
+
+def _compared(uri: str, run: Path) -> RemoteFolder:
+    remote = RemoteFolder(uri, run)
+    remote.compare()
+    return remote
+
+
+def _nothing(path: str) -> bool:
+    del path
+    return False
