@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from raydml.record import value_of
 from raydml.report import report
 from raydml.report.terminal import print_blocks, summary_blocks
 from raydml.space import Study
+from raydml.study_folder import StudyFolder
 from raydml.tune import SearchResult
 
 
@@ -24,7 +24,7 @@ def conclude(study: Study, result: SearchResult, console: Console) -> None:
     for failure in result.failures:
         console.print(f"failed, and would again: {failure}", highlight=False, soft_wrap=True)
     if result.winner is not None and _goes_on(study):
-        _show_phases(result.directory, console)
+        _show_phases(result.folder, console)
 
 
 def _best(study: Study, result: SearchResult) -> Iterator[str]:
@@ -37,12 +37,13 @@ def _best(study: Study, result: SearchResult) -> Iterator[str]:
     ratio = f", {value / raw:.1f} x raw pixels ({raw:.4f})" if raw > 0 else ""
     yield f"best: trial {result.best.number}, {metric} {value:.4f}{ratio}"
     yield "a search reports its luckiest trial: expect less from a fresh seed"
-    yield f"study: {result.directory}"
+    place = result.folder.place
+    yield f"study: {place}"
     if study.protocol.final is None:
         # Else the model has met the test classes, and once is enough.
-        yield f"  next: python -m raydml.evaluate {result.directory / 'best.yaml'}"
-    yield f"  report: python -m raydml.report {result.directory}"
-    yield f"  curves: tensorboard --logdir {result.directory}"
+        yield f"  next: python -m raydml.evaluate {place}/best.yaml"
+    yield f"  report: python -m raydml.report {place}"
+    yield f"  curves: {result.folder.curves}"
 
 
 def _time_is_up(study: Study, result: SearchResult) -> Iterator[str]:
@@ -62,7 +63,8 @@ def _goes_on(study: Study) -> bool:
     return study.protocol.confirm is not None or study.protocol.final is not None
 
 
-def _show_phases(directory: Path, console: Console) -> None:
-    found = report([directory])
+def _show_phases(folder: StudyFolder, console: Console) -> None:
+    found = report([folder.path])
+    folder.save()
     print_blocks(console, summary_blocks(found.contents.studies[0]))
-    console.print(f"report: {found.directory / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {folder.place}/report/report.html", highlight=False, soft_wrap=True)

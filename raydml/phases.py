@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from raydml import checkpoint, jsonfile, yamlfile
+from raydml import jsonfile, yamlfile
 from raydml.capacity import worker_of
 from raydml.config import ExperimentConfig, parse
 from raydml.data.opening import known_for
@@ -47,6 +46,7 @@ from raydml.repeats import (
 )
 from raydml.session import import_ray
 from raydml.space import Study
+from raydml.study_folder import StudyFolder
 from raydml.training import RunSpec
 
 
@@ -55,19 +55,19 @@ class PhaseFailedError(RuntimeError):
 
 
 def follow(
-    study: Study, directory: Path, trials: Sequence[FrozenTrial], machines: Machines, console: Console
+    study: Study, folder: StudyFolder, trials: Sequence[FrozenTrial], machines: Machines, console: Console
 ) -> Candidate | None:
     """Confirms, names the winner and shows it the test classes, as far as the protocol asks for it; the winner.
 
     Raises PhaseFailedError where a run failed: the same command tries it again.
     """
     if study.protocol.confirm is not None:
-        _confirm(study, directory, contenders(study, trials), machines, console)
-    winner = winner_of(study, directory, trials)
+        _confirm(study, folder, contenders(study, trials), machines, console)
+    winner = winner_of(study, folder.path, trials)
     if winner is not None and study.protocol.final is not None:
-        _final(study, directory, winner, finalists(study, winner, trials), machines, console)
+        _final(study, folder, winner, finalists(study, winner, trials), machines, console)
     if winner is not None:
-        _drop_checkpoints(study, directory, winner)
+        _drop_checkpoints(study, folder, winner)
     return winner
 
 
@@ -77,13 +77,13 @@ def failures_of(directory: Path) -> tuple[str, ...]:
     return tuple(f"{path.parent.relative_to(directory)}: {jsonfile.load(path)['reason']}" for path in found)
 
 
-def checkpoint_of(study: Study, directory: Path, winner: Candidate, trials: Sequence[FrozenTrial]) -> Path | None:
+def checkpoint_of(study: Study, folder: StudyFolder, winner: Candidate, trials: Sequence[FrozenTrial]) -> Path | None:
     """The first model of the winner that the phases have left; None where they have not come so far."""
-    runs = [repetition(directory, winner, "confirm", 0)]
+    runs = [repetition(folder.path, winner, "confirm", 0)]
     if study.protocol.final is not None:
-        runs.insert(0, repetition(directory, finalists(study, winner, trials)[0], "final", 0))
+        runs.insert(0, repetition(folder.path, finalists(study, winner, trials)[0], "final", 0))
     found = [spec_of(study, run).checkpoints()[0] for run in runs]
-    return next((folder for folder in found if checkpoint.exists(folder)), None)
+    return next((place for place in found if folder.has_checkpoint(place)), None)
 
 
 def spec_of(study: Study, run: Repetition) -> RunSpec:
@@ -95,21 +95,21 @@ def spec_of(study: Study, run: Repetition) -> RunSpec:
 
 
 def _confirm(
-    study: Study, directory: Path, candidates: Sequence[Candidate], machines: Machines, console: Console
+    study: Study, folder: StudyFolder, candidates: Sequence[Candidate], machines: Machines, console: Console
 ) -> None:
     repeats = study.protocol.confirm
     assert repeats is not None
-    while standing_ones := standing(directory, repeats, candidates, "confirm"):
-        places = due(repeats, [confirmed(study, directory, candidate) for candidate in standing_ones])
+    while standing_ones := standing(folder.path, repeats, candidates, "confirm"):
+        places = due(repeats, [confirmed(study, folder.path, candidate) for candidate in standing_ones])
         if not places:
             break
-        runs = [repetition(directory, candidate, "confirm", k) for k in places for candidate in standing_ones]
-        _train(study, directory, "confirm", runs, machines, console)
+        runs = [repetition(folder.path, candidate, "confirm", k) for k in places for candidate in standing_ones]
+        _train(study, folder, "confirm", runs, machines, console)
 
 
 def _final(
     study: Study,
-    directory: Path,
+    folder: StudyFolder,
     winner: Candidate,
     candidates: Sequence[Candidate],
     machines: Machines,
@@ -117,41 +117,41 @@ def _final(
 ) -> None:
     repeats = study.protocol.final
     assert repeats is not None
-    _note_every_epoch(directory)
-    put_earlier_winner_aside(directory / "final", winner)
-    while standing_ones := standing(directory, repeats, candidates, "final"):
-        places = due(repeats, [evaluated(study, directory, candidate) for candidate in standing_ones])
+    _note_every_epoch(folder)
+    put_earlier_winner_aside(folder, winner)
+    while standing_ones := standing(folder.path, repeats, candidates, "final"):
+        places = due(repeats, [evaluated(study, folder.path, candidate) for candidate in standing_ones])
         if not places:
             break
-        runs = [repetition(directory, candidate, "final", k) for k in places for candidate in standing_ones]
+        runs = [repetition(folder.path, candidate, "final", k) for k in places for candidate in standing_ones]
         try:
-            _train(study, directory, "final", runs, machines, console)
+            _train(study, folder, "final", runs, machines, console)
         finally:
-            _note_every_epoch(directory)
-        _evaluate(study, [run for run in runs if run.trained() and run.result() is None], machines, console)
+            _note_every_epoch(folder)
+        _evaluate(study, folder, [run for run in runs if run.trained() and run.result() is None], machines, console)
 
 
-def _drop_checkpoints(study: Study, directory: Path, winner: Candidate) -> None:
+def _drop_checkpoints(study: Study, folder: StudyFolder, winner: Candidate) -> None:
     """Of the confirming runs only the winner's first, and none once the final ones have theirs."""
     final = study.protocol.final
-    for run in sorted((directory / "confirm").glob("*-seed*")):
-        if final is not None or run != repetition(directory, winner, "confirm", 0).directory:
-            checkpoint.remove(run)
+    for run in sorted((folder.path / "confirm").glob("*-seed*")):
+        if final is not None or run != repetition(folder.path, winner, "confirm", 0).directory:
+            folder.drop_models(run)
     # The base keeps its first models as well: with more trials it may be the winner yet.
     kept = {f"{name}-seed{k}" for name in (WINNER, BASE) for k in range(study.search.keep_checkpoints)}
-    for run in sorted((directory / "final").glob("*-seed*")):
+    for run in sorted((folder.path / "final").glob("*-seed*")):
         if run.name not in kept:
-            checkpoint.remove(run)
+            folder.drop_models(run)
 
 
 def _train(
-    study: Study, directory: Path, phase: Phase, runs: Sequence[Repetition], machines: Machines, console: Console
+    study: Study, folder: StudyFolder, phase: Phase, runs: Sequence[Repetition], machines: Machines, console: Console
 ) -> None:
     with PhaseDisplay(console, study, runs) as display:
-        specs = [(run, _knowing(study, directory, spec_of(study, run))) for run in runs]
-        failures = run_repetitions(study, directory, specs, machines, display)
+        specs = [(run, _knowing(study, folder.path, spec_of(study, run))) for run in runs]
+        failures = run_repetitions(study, folder, specs, machines, display)
     if failures:
-        reasons = "; ".join(f"{folder.name}: {reason}" for folder, reason in sorted(failures.items()))
+        reasons = "; ".join(f"{run.name}: {reason}" for run, reason in sorted(failures.items()))
         raise PhaseFailedError(f"{phase}: {len(failures)} of {len(runs)} runs failed: {reasons}")
 
 
@@ -160,36 +160,36 @@ def _knowing(study: Study, directory: Path, spec: RunSpec) -> RunSpec:
     return replace(spec, fingerprint=known_for(spec.config.data, study.base.data, fingerprint_in(directory)))
 
 
-def put_earlier_winner_aside(folder: Path, winner: Candidate) -> None:
+def put_earlier_winner_aside(folder: StudyFolder, winner: Candidate) -> None:
     """More trials may have another winner: what the earlier one showed on the test classes stays on record.
 
     Its folder bears a name made of its configuration, so that a kill in between finds it again.
     """
-    for run in sorted(folder.glob(f"{WINNER}-seed*")):
+    final = folder.path / "final"
+    for run in sorted(final.glob(f"{WINNER}-seed*")):
         if not (run / "config.yaml").exists():
             continue
         earlier = _without_seed(parse(yamlfile.load(run / "config.yaml")))
         if earlier == _without_seed(winner.config):
             continue
         digest = hashlib.sha256(json.dumps(earlier, sort_keys=True).encode()).hexdigest()[:8]
-        aside = folder / f"earlier-{digest}"
-        aside.mkdir(exist_ok=True)
-        checkpoint.remove(run)
-        shutil.rmtree(aside / run.name, ignore_errors=True)
-        run.rename(aside / run.name)
+        folder.move(run, final / f"earlier-{digest}" / run.name)
 
 
 def _without_seed(config: ExperimentConfig) -> dict[str, object]:
     return {key: value for key, value in without_places(config).items() if key != "seed"}
 
 
-def _note_every_epoch(directory: Path) -> None:
+def _note_every_epoch(folder: StudyFolder) -> None:
     """A curve on test classes, where the protocol asks for it, is a look after every epoch."""
-    for run in sorted((directory / "final").glob("*-seed*")):
-        note_curve(directory, run / "checkpoint", read_history(run))
+    for run in sorted((folder.path / "final").glob("*-seed*")):
+        note_curve(folder.path, run / "checkpoint", read_history(run))
+    folder.save()
 
 
-def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, console: Console) -> None:
+def _evaluate(
+    study: Study, folder: StudyFolder, runs: Sequence[Repetition], machines: Machines, console: Console
+) -> None:
     """The one look of each run at the test classes, in a process that is given nothing but the models."""
     if not runs:
         return
@@ -197,6 +197,8 @@ def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, cons
     settings = ["split=test", f"resources.cpus_per_worker={worker.cpus}", f"resources.gpus_per_worker={worker.gpus}"]
     if folds_on_test(study):
         settings.append("fold=all")
+    for run in runs:
+        folder.take(run.directory, models=True)
     folders = [str(run.directory) for run in runs]
     console.print(f"final: {len(runs)} models meet the test classes, once", highlight=False)
     address = import_ray().get_runtime_context().gcs_address
@@ -207,6 +209,10 @@ def _evaluate(study: Study, runs: Sequence[Repetition], machines: Machines, cons
         text=True,
         check=False,
     )
+    # The looks first: no number without its look.
+    folder.save()
+    for run in runs:
+        folder.keep(run.directory)
     if done.returncode == 130:
         raise KeyboardInterrupt
     missing = [run.directory.name for run in runs if run.result() is None]

@@ -13,6 +13,7 @@ from raydml.recorded import Task
 from raydml.repeats import FAILED_FILE, Repetition
 from raydml.session import import_ray
 from raydml.space import Study
+from raydml.study_folder import StudyFolder
 from raydml.training import RunSpec
 from raydml.tuner import run_trials, task_config
 
@@ -41,10 +42,15 @@ class RepetitionSearcher(Searcher):
     """Hands out a list of runs."""
 
     def __init__(
-        self, study: Study, specs: Sequence[tuple[Repetition, RunSpec]], capacity: Capacity, listener: Listener
+        self,
+        study: Study,
+        folder: StudyFolder,
+        specs: Sequence[tuple[Repetition, RunSpec]],
+        capacity: Capacity,
+        listener: Listener,
     ) -> None:
         super().__init__(metric=study.search.metric, mode="max")
-        self._study, self._waiting, self._listener = study, list(specs), listener
+        self._study, self._folder, self._waiting, self._listener = study, folder, list(specs), listener
         self._worker = worker_of(study.resources, capacity)
         self._running: dict[str, Repetition] = {}
         self.failures: dict[Path, str] = {}
@@ -61,7 +67,7 @@ class RepetitionSearcher(Searcher):
         run, spec = self._waiting.pop(0)
         self._running[trial_id] = run
         self._listener.started(run)
-        return task_config(self._study, Task(spec, {}, self._worker))
+        return task_config(self._study, Task(spec, {}, self._worker, self._folder.uri_of(run.directory)))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """An epoch after which the run goes on."""
@@ -72,6 +78,7 @@ class RepetitionSearcher(Searcher):
         run = self._running.pop(trial_id)
         if not error and result is None:
             return  # Tune gives up before the run began
+        self._folder.take(run.directory)
         failure = (result or {}).get(FAILURE)
         if error and failure is None:
             failure = "its process died, and again after every retry"
@@ -79,6 +86,7 @@ class RepetitionSearcher(Searcher):
             self.failures[run.directory] = failure
         if (result or {}).get(STOPPED):
             atomic.write_json(run.directory / FAILED_FILE, {"reason": failure})
+            self._folder.keep(run.directory)
         self._listener.ended(run, failure)
 
     def save(self, checkpoint_path: str) -> None:
@@ -91,7 +99,11 @@ class RepetitionSearcher(Searcher):
 
 
 def run_repetitions(
-    study: Study, directory: Path, specs: Sequence[tuple[Repetition, RunSpec]], machines: Machines, listener: Listener
+    study: Study,
+    folder: StudyFolder,
+    specs: Sequence[tuple[Repetition, RunSpec]],
+    machines: Machines,
+    listener: Listener,
 ) -> dict[Path, str]:
     """Trains what has not reached its last epoch; why runs failed that may not fail again, by folder.
 
@@ -103,9 +115,9 @@ def run_repetitions(
     if not due:
         return {}
     capacity = machines()
-    searcher = RepetitionSearcher(study, due, capacity, listener)
-    run_trials(study, directory, searcher, num_trials=len(due), capacity=capacity)
+    searcher = RepetitionSearcher(study, folder, due, capacity, listener)
+    run_trials(study, folder.path, searcher, num_trials=len(due), capacity=capacity)
     if any(not run.trained() and run.directory not in searcher.failures for run, _ in due):
         raise KeyboardInterrupt
     stopped = {run.directory for run, _ in due if run.failure() is not None}
-    return {folder: reason for folder, reason in searcher.failures.items() if folder not in stopped}
+    return {directory: reason for directory, reason in searcher.failures.items() if directory not in stopped}

@@ -135,6 +135,10 @@ class RemoteFolder:
         self._remove(entry.key for entry in before.values() if entry.key not in kept)
         self._known = {path: stamp for path, stamp in found.items() if path in files}
 
+    def holds(self, path: str) -> bool:
+        """Whether the snapshot that was last pulled, compared or pushed has a file."""
+        return path in self._snapshot.files
+
     def remove(self) -> None:
         """Removes the snapshot and its files from the storage."""
         found = self._newest()

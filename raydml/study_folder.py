@@ -66,6 +66,12 @@ class StudyFolder:
         """What the user calls it."""
         return str(self.path) if self.uri is None else Files(self.uri).named()
 
+    @property
+    def curves(self) -> str:
+        """The command that shows the curves."""
+        fetch = "" if self.uri is None else f"python -m raydml.report {self.place} --fetch {self.path.name} && "
+        return f"{fetch}tensorboard --logdir {self.path if self.uri is None else self.path.name}"
+
     def open(self) -> None:
         """Takes over what is stored, but for models. Raises StorageError, ConfigError where it is damaged."""
         if self._remote is None or self.uri is None:
@@ -100,6 +106,14 @@ class StudyFolder:
         """Stores what the driver added to a run that has ended."""
         if (uri := self.uri_of(run)) is not None:
             _compared(uri, run).push()
+
+    def has_checkpoint(self, path: Path) -> bool:
+        """Whether a checkpoint is there: in its place, or in the newest snapshot of its run."""
+        run = next(above for above in path.parents if above.parent.parent == self.path)
+        uri = self.uri_of(run)
+        if uri is None:
+            return checkpoint.exists(path)
+        return _compared(uri, run).holds((path / "meta.json").relative_to(run).as_posix())
 
     def drop_models(self, run: Path) -> None:
         """Removes the checkpoints of a run that has ended."""

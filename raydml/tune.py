@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from raydml import atomic, budget, checkpoint, identity, objectives, tensorboard, warm_start, yamlfile
+from raydml import atomic, checkpoint, identity, objectives, tensorboard, warm_start, yamlfile
 from raydml.baseline import raw_pixel_metrics
 from raydml.budget import Clock
 from raydml.capacity import Capacity, Worker, surely_without_gpu, worker_of
@@ -33,27 +33,28 @@ from raydml.data.opening import fingerprint, known_for
 from raydml.data.subsets import fold_subsets
 from raydml.data_display import Images
 from raydml.display import SearchDisplay
-from raydml.history import read_history, seconds_of
+from raydml.keeper import Keeper
 from raydml.phases import PhaseFailedError, checkpoint_of, failures_of, follow
 from raydml.plan import require_packages
-from raydml.record import best_of, point_of, ranked, trial_directory
+from raydml.record import best_of, point_of, trial_directory
 from raydml.recorded import Task
 from raydml.repeats import Candidate, winner_of
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.session import capacity_ahead, connected
 from raydml.space import Study, metric_names
+from raydml.study_folder import StudyFolder
 from raydml.training import RunSpec, require_trainable
 from raydml.tuner import run_trials, task_config
 
-__all__ = ["PhaseFailedError", "SearchResult", "search", "study_directory"]
+__all__ = ["PhaseFailedError", "SearchResult", "search"]
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """What a search leaves."""
 
-    directory: Path
-    """Folder of the study."""
+    folder: StudyFolder
+    """That of the study."""
     trials: Sequence[FrozenTrial]
     """Optuna's record of every trial."""
     best: FrozenTrial | None
@@ -67,10 +68,10 @@ class SearchResult:
     failures: tuple[str, ...]
     """Confirming and final runs that failed and would fail again, with the reason."""
 
-
-def study_directory(study: Study) -> Path:
-    """`<storage>/<name>`, absolute."""
-    return Path(study.storage).expanduser().resolve() / study.name
+    @property
+    def directory(self) -> Path:
+        """Folder of the study on this machine."""
+        return self.folder.path
 
 
 def search(study: Study, *, console: Console | None = None, verbose: bool = False) -> SearchResult:
@@ -85,7 +86,9 @@ def search(study: Study, *, console: Console | None = None, verbose: bool = Fals
     if not study.space:
         raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
     require_packages(study.search)
-    directory = study_directory(study)
+    folder = StudyFolder(study.storage, study.name)
+    folder.open()
+    directory = folder.path
     with Images(console, "decoded") as progress:
         marks = identity.identity_of(study, fingerprint(study.base.data, progress=progress))
     identity.require_same(directory, marks)
@@ -93,14 +96,15 @@ def search(study: Study, *, console: Console | None = None, verbose: bool = Fals
     lock = FileLock(directory / ".lock")
     try:
         with lock.acquire(timeout=0):
-            return _search(study, directory, marks, console, verbose=verbose)
+            return _search(study, folder, marks, console, verbose=verbose)
     except Timeout:
         raise ConfigError(f"{directory}: another process is running this study") from None
 
 
 def _search(
-    study: Study, directory: Path, marks: Mapping[str, object], console: Console, *, verbose: bool
+    study: Study, folder: StudyFolder, marks: Mapping[str, object], console: Console, *, verbose: bool
 ) -> SearchResult:
+    directory = folder.path
     # First what may be refused: a folder that bears a study's identity takes no corrected one.
     images = _trainable_images(study, str(marks["data_fingerprint"]))
     clock = Clock(directory / "clock.json")
@@ -116,7 +120,7 @@ def _search(
     for line in warm.notes:
         console.print(line, highlight=False, soft_wrap=True)
     display = SearchDisplay(study, console, earlier=memory.get_trials(), note=note)
-    keeper = _Keeper(study, directory, memory, display, clock)
+    keeper = Keeper(study, folder, memory, display, clock)
     with ExitStack() as until_the_end:
 
         def machines() -> Capacity:
@@ -124,7 +128,8 @@ def _search(
 
         if _remaining(study, memory) and not keeper.out_of_time():
             with clock, display:
-                _run(study, directory, memory, machines(), keeper, warm.trials)
+                _run(study, folder, memory, machines(), keeper, warm.trials)
+        keeper.drop_checkpoints()
         trials = memory.get_trials()
         best = best_of(trials)
         if best is not None and winner_of(study, directory, trials) is None:
@@ -132,17 +137,18 @@ def _search(
             _write_best(study, directory, best)
         winner = None
         if best is not None and not _remaining(study, memory):
-            winner = follow(study, directory, trials, machines, console)
-            _write_winner(study, directory, winner, trials)
-    return SearchResult(directory, trials, best, baseline, clock.seconds(), winner, failures_of(directory))
+            winner = follow(study, folder, trials, machines, console)
+            _write_winner(study, folder, winner, trials)
+        folder.save()
+    return SearchResult(folder, trials, best, baseline, clock.seconds(), winner, failures_of(directory))
 
 
 def _run(
     study: Study,
-    directory: Path,
+    folder: StudyFolder,
     memory: optuna.Study,
     capacity: Capacity,
-    keeper: _Keeper,
+    keeper: Keeper,
     warm: Sequence[FrozenTrial],
 ) -> None:
     worker = worker_of(study.resources, capacity)
@@ -151,17 +157,15 @@ def _run(
         study,
         memory,
         scheduler=scheduler,
-        make_config=lambda number, experiment, point: _trial_config(
-            study, directory, worker, number, experiment, point
-        ),
+        make_config=lambda number, experiment, point: _trial_config(study, folder, worker, number, experiment, point),
         listener=keeper,
-        seconds_of=lambda number: seconds_of(read_history(trial_directory(directory, number))),
+        seconds_of=keeper.seconds_of,
         warm=warm,
         out_of_time=keeper.out_of_time,
     )
     run_trials(
         study,
-        directory,
+        folder.path,
         searcher,
         num_trials=searcher.num_to_run,
         capacity=capacity,
@@ -175,7 +179,7 @@ def _run(
 
 def _trial_config(
     study: Study,
-    directory: Path,
+    folder: StudyFolder,
     worker: Worker,
     number: int,
     experiment: ExperimentConfig,
@@ -184,43 +188,13 @@ def _trial_config(
     at_a_time = study.resources.folds_at_a_time
     spec = RunSpec(
         experiment,
-        trial_directory(directory, number),
+        trial_directory(folder.path, number),
         "train",
         study.folds,
         at_a_time,
-        fingerprint=known_for(experiment.data, study.base.data, identity.fingerprint_in(directory)),
+        fingerprint=known_for(experiment.data, study.base.data, identity.fingerprint_in(folder.path)),
     )
-    return task_config(study, Task(spec, point, worker))
-
-
-class _Keeper:
-    """Between searcher and display: keeps the time, and after every trial only the best ones' checkpoints."""
-
-    def __init__(
-        self, study: Study, directory: Path, memory: optuna.Study, display: SearchDisplay, clock: Clock
-    ) -> None:
-        self._study, self._directory, self._memory, self._display = study, directory, memory, display
-        self._clock = clock
-        self.started, self.paused = display.started, display.paused
-
-    def out_of_time(self) -> bool:
-        """Whether the hours of the search are over."""
-        return budget.out_of_time(self._clock.seconds(), self._study.search.max_hours)
-
-    def epoch(self, number: int, row: Mapping[str, Any]) -> None:
-        """Shows it; the time until here is not lost in a kill."""
-        self._clock.save()
-        self._display.epoch(number, row)
-
-    def ended(self, trial: FrozenTrial) -> None:
-        """Removes the checkpoints that no longer count."""
-        self._display.ended(trial)
-        finished = [t for t in self._memory.get_trials(deepcopy=False) if t.state.is_finished()]
-        complete = [t for t in finished if t.state == TrialState.COMPLETE]
-        kept = {t.number for t in ranked(complete)[: self._study.search.keep_checkpoints]}
-        for other in finished:
-            if other.number not in kept:
-                checkpoint.remove(trial_directory(self._directory, other.number))
+    return task_config(study, Task(spec, point, worker, folder.uri_of(spec.directory)))
 
 
 def _remaining(study: Study, memory: optuna.Study) -> bool:
@@ -236,14 +210,14 @@ def _write_best(study: Study, directory: Path, best: FrozenTrial) -> None:
     _write_experiment(study, directory, experiment, spec.checkpoints()[0])
 
 
-def _write_winner(study: Study, directory: Path, winner: Candidate | None, trials: Sequence[FrozenTrial]) -> None:
+def _write_winner(study: Study, folder: StudyFolder, winner: Candidate | None, trials: Sequence[FrozenTrial]) -> None:
     """best.yaml of the winner with the model that is kept; of a search that confirms nothing the best trial's."""
     best = best_of(trials)
-    kept = None if winner is None else checkpoint_of(study, directory, winner, trials)
+    kept = None if winner is None else checkpoint_of(study, folder, winner, trials)
     if winner is not None and kept is not None:
-        _write_experiment(study, directory, winner.config, kept)
+        _write_experiment(study, folder.path, winner.config, kept)
     elif best is not None:
-        _write_best(study, directory, best)
+        _write_best(study, folder.path, best)
 
 
 def _write_experiment(study: Study, directory: Path, experiment: ExperimentConfig, kept: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raydml.config import ExperimentConfig, parse, replace_at
+from raydml.study_folder import StudyFolder
 
 # Tests start many processes on few cores: one thread each, and nothing phones home.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -89,3 +90,8 @@ def changed(config: ExperimentConfig, **values: object) -> ExperimentConfig:
     for path, value in values.items():
         config = replace_at(config, path.replace("__", "."), value)
     return config
+
+
+def study_folder(path: Path) -> StudyFolder:
+    """A study's folder that lies where it is named."""
+    return StudyFolder(str(path.parent), path.name)

@@ -16,7 +16,7 @@ from raydml.history import read_history
 from raydml.identity import identity_of
 from raydml.training import Run, RunSpec, train
 from raydml.tune import _trial_config
-from tests.conftest import changed
+from tests.conftest import changed, study_folder
 from tests.divided_cases import timeless
 from tests.fold_cases import HOST, Memory, Row, on_a_rank
 from tests.ranks import in_groups
@@ -135,7 +135,7 @@ def test_a_search_hands_it_to_its_trials(tmp_path: Path) -> None:
     for value in ("all", 2):
         resources = study.resources.model_copy(update={"folds_at_a_time": value})
         asked = study.model_copy(update={"resources": resources})
-        task = _trial_config(asked, tmp_path, worker, 0, asked.base, {})["task"]
+        task = _trial_config(asked, study_folder(tmp_path), worker, 0, asked.base, {})["task"]
         assert task.spec.folds_at_a_time == value
         assert identity_of(asked, "") == identity_of(study, ""), "results do not depend on it"
 

@@ -19,6 +19,7 @@ from raydml.probe import _with_steps
 from raydml.repeats import base_of, repetition
 from raydml.training import Run, RunSpec, require_trainable
 from raydml.tune import _trial_config
+from tests.conftest import study_folder
 from tests.photographs import config_of, make_photographs
 from tests.test_repeats import study_of
 
@@ -28,7 +29,7 @@ def test_trials_and_repetitions_are_told(tmp_path: Path) -> None:
     run = repetition(tmp_path, base_of(study, []), "confirm", 0)
 
     def told(experiment: ExperimentConfig) -> str | None:
-        task = _trial_config(study, tmp_path, Worker(1.0, 0.0), 0, experiment, {})["task"]
+        task = _trial_config(study, study_folder(tmp_path), Worker(1.0, 0.0), 0, experiment, {})["task"]
         found: str | None = task.spec.fingerprint
         return found
 

@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     (
         *("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity", "budget", "caveats"),
-        *("history", "jsonfile", "objectives", "price", "looks", "inside"),
+        *("history", "jsonfile", "objectives", "price", "looks", "inside", "patience", "scratch"),
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),
-        *("counting", "torch_defects", "stored", "shards", "waves", "block_folder"),
+        *("counting", "torch_defects", "stored", "shards", "waves", "block_folder", "storage"),
     ),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
@@ -33,7 +33,7 @@ LAYERS = (
     ("model_training", "fold_models", "training", "identity", "runs"),
     (
         *("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "embedding_pool"),
-        "subjects",
+        *("subjects", "recorded", "study_folder"),
     ),
     (
         *("train", "trial", "tuner", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),
@@ -42,7 +42,7 @@ LAYERS = (
     ),
     (
         *("display", "phase_display", "data_display", "data_commands", "phases", "tune", "conclusion"),
-        *("evaluate_commands", "embed_commands", "export_commands", "query_commands"),
+        *("evaluate_commands", "embed_commands", "export_commands", "query_commands", "keeper"),
     ),
     ("cli",),
 )

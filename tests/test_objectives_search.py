@@ -11,14 +11,16 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-from raydml import identity, seeds, tune, warm_start
+from raydml import identity, seeds, warm_start
 from raydml.budget import Clock
 from raydml.config import ConfigError, SamplerName
 from raydml.display import SearchDisplay, leaderboard
+from raydml.keeper import Keeper
 from raydml.record import pareto_front, trial_directory, value_of
 from raydml.samplers import in_optuna
 from raydml.search import open_study
 from raydml.space import Study
+from tests.conftest import study_folder
 from tests.searches import METRIC, Driver, outcome, seconds_of, study_of
 from tests.searches import value_of as curve_of
 
@@ -193,7 +195,10 @@ def test_checkpoints_are_kept_of_the_best_by_the_metric(tmp_path: Path, kept: in
         (trial_directory(tmp_path, trial.number) / "checkpoint").mkdir(parents=True)
     display = SearchDisplay(study, Console(file=io.StringIO()), earlier=[], note="")
     display.started(4, {}, 4, resumed=False)
-    tune._Keeper(study, tmp_path, memory, display, Clock(tmp_path / "clock.json")).ended(trials[4])
+    keeper = Keeper(study, study_folder(tmp_path), memory, display, Clock(tmp_path / "clock.json"))
+    keeper.ended(trials[4])
+    assert (tmp_path / "trials" / "0004" / "checkpoint").exists(), "its process may not have ended"
+    keeper.drop_checkpoints()
     best = sorted(trials, key=lambda trial: -trial.values[0])[:kept]
     assert best[0].number != 0, "the first is not the best, or this would say nothing"
     left = {int(folder.parent.name) for folder in tmp_path.glob("trials/*/checkpoint")}

@@ -16,6 +16,7 @@ from raydml.phases import checkpoint_of, failures_of, put_earlier_winner_aside, 
 from raydml.repeating import RepetitionSearcher, run_repetitions
 from raydml.repeats import Candidate, Repetition, base_of, contenders, repetition, winner_of
 from raydml.space import Study
+from tests.conftest import study_folder
 from tests.test_repeats import study_of, trials_of, write_run
 
 
@@ -37,7 +38,13 @@ class Recorder:
 
 def searcher_of(study: Study, *runs: Repetition) -> tuple[RepetitionSearcher, Recorder]:
     listener = Recorder()
-    return RepetitionSearcher(study, [(run, spec_of(study, run)) for run in runs], Capacity(2, 0), listener), listener
+    return RepetitionSearcher(
+        study,
+        study_folder(runs[0].directory.parents[1]),
+        [(run, spec_of(study, run)) for run in runs],
+        Capacity(2, 0),
+        listener,
+    ), listener
 
 
 def test_a_confirming_run_trains_the_folds_and_a_final_one_everything(tmp_path: Path) -> None:
@@ -105,7 +112,7 @@ def test_finished_runs_need_no_machines(tmp_path: Path) -> None:
     def machines() -> Capacity:
         raise AssertionError("nothing is to be done")
 
-    assert run_repetitions(study, tmp_path, [(run, spec_of(study, run))], machines, Recorder()) == {}
+    assert run_repetitions(study, study_folder(tmp_path), [(run, spec_of(study, run))], machines, Recorder()) == {}
 
 
 def write_final(folder: Path, candidate: Candidate, k: int) -> None:
@@ -118,10 +125,10 @@ def test_what_an_earlier_winner_showed_stays_on_record(tmp_path: Path, margins: 
     study = study_of()
     for margin in margins:
         winner = Candidate("winner", replace_at(study.base, "loss.margin", margin), 1, 0.5)
-        put_earlier_winner_aside(tmp_path / "final", winner)
+        put_earlier_winner_aside(study_folder(tmp_path), winner)
         for k in (0, 1):
             write_final(tmp_path, winner, k)
-        put_earlier_winner_aside(tmp_path / "final", winner)
+        put_earlier_winner_aside(study_folder(tmp_path), winner)
     *aside, first, second = sorted(path.name for path in (tmp_path / "final").iterdir())
     assert (first, second) == ("winner-seed0", "winner-seed1")
     texts = [(tmp_path / "final" / name / "winner-seed1" / "config.yaml").read_text("utf-8") for name in aside]
@@ -134,9 +141,9 @@ def test_a_kill_while_a_winner_is_put_aside_leaves_one_winner(tmp_path: Path) ->
     study = study_of()
     earlier, later = (Candidate("winner", replace_at(study.base, "loss.margin", m), 1, 0.5) for m in (0.5, 0.6))
     write_final(tmp_path, earlier, 0)
-    put_earlier_winner_aside(tmp_path / "final", later)
+    put_earlier_winner_aside(study_folder(tmp_path), later)
     write_final(tmp_path, earlier, 1)
-    put_earlier_winner_aside(tmp_path / "final", later)
+    put_earlier_winner_aside(study_folder(tmp_path), later)
     [aside] = (tmp_path / "final").iterdir()
     assert sorted(path.name for path in aside.iterdir()) == ["winner-seed0", "winner-seed1"]
 
@@ -145,7 +152,7 @@ def test_another_place_of_the_cache_is_no_other_winner(tmp_path: Path) -> None:
     study = study_of()
     write_final(tmp_path, Candidate("winner", study.base, 1, 0.5), 0)
     elsewhere = Candidate("winner", replace_at(study.base, "data.cache", "/scratch"), 1, 0.5)
-    put_earlier_winner_aside(tmp_path / "final", elsewhere)
+    put_earlier_winner_aside(study_folder(tmp_path), elsewhere)
     assert [path.name for path in (tmp_path / "final").iterdir()] == ["winner-seed0"]
 
 
@@ -153,10 +160,10 @@ def test_the_model_that_is_kept(tmp_path: Path) -> None:
     study = study_of()
     trials = trials_of(study, [(0.5, 0.9)])
     winner = Candidate("0000", replace_at(study.base, "loss.margin", 0.5), 0, 0.9)
-    assert checkpoint_of(study, tmp_path, winner, trials) is None
+    assert checkpoint_of(study, study_folder(tmp_path), winner, trials) is None
     for place in ("confirm/0000-seed0", "final/winner-seed0"):
         atomic.write_text(tmp_path / place / "checkpoint" / "meta.json", json.dumps({}))
-        assert checkpoint_of(study, tmp_path, winner, trials) == tmp_path / place / "checkpoint"
+        assert checkpoint_of(study, study_folder(tmp_path), winner, trials) == tmp_path / place / "checkpoint"
 
 
 def test_a_run_that_would_fail_again_is_not_tried_again_and_its_configuration_cannot_win(tmp_path: Path) -> None:
@@ -180,7 +187,9 @@ def test_a_run_that_would_fail_again_is_not_tried_again_and_its_configuration_ca
     def machines() -> Capacity:
         raise AssertionError("nothing is to be done")
 
-    assert run_repetitions(study, tmp_path, [(diverged, spec_of(study, diverged))], machines, listener) == {}
+    assert (
+        run_repetitions(study, study_folder(tmp_path), [(diverged, spec_of(study, diverged))], machines, listener) == {}
+    )
 
 
 def test_what_may_not_fail_again_is_tried_again(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -18,11 +17,10 @@ from optuna.trial import TrialState
 from raydml.capacity import Worker
 from raydml.history import read_history
 from raydml.recorded import Task
-from raydml.search import open_study
 from raydml.session import import_ray
 from raydml.space import read
 from raydml.training import RunSpec, train
-from raydml.tune import search, study_directory
+from raydml.tune import search
 from raydml.workers import WorkerGroup
 from tests.integration.studies import command, curves_of, environment, run, run_here, trials_of, wait_for, write_study
 
@@ -172,9 +170,3 @@ def test_training_code_is_the_same_without_ray(tmp_path: Path, cache: Path) -> N
         assert {k: v for k, v in a.items() if k != "seconds"} == pytest.approx(
             {k: v for k, v in b.items() if k != "seconds"}, rel=1e-8
         )
-
-
-def test_study_directory_is_absolute(tmp_path: Path, cache: Path) -> None:
-    study = read(write_study(tmp_path, cache))
-    assert study_directory(study).is_absolute()
-    assert isinstance(open_study(tmp_path / "journal", name="x"), optuna.Study)
