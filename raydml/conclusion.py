@@ -37,13 +37,13 @@ def _best(study: Study, result: SearchResult) -> Iterator[str]:
     ratio = f", {value / raw:.1f} x raw pixels ({raw:.4f})" if raw > 0 else ""
     yield f"best: trial {result.best.number}, {metric} {value:.4f}{ratio}"
     yield "a search reports its luckiest trial: expect less from a fresh seed"
-    place = result.folder.place
-    yield f"study: {place}"
+    folder = result.folder
+    yield f"study: {folder.place}"
     if study.protocol.final is None:
         # Else the model has met the test classes, and once is enough.
-        yield f"  next: python -m raydml.evaluate {place}/best.yaml"
-    yield f"  report: python -m raydml.report {place}"
-    yield f"  curves: {result.folder.curves}"
+        yield f"  next: python -m raydml.evaluate {folder.argument_of('best.yaml')}"
+    yield f"  report: python -m raydml.report {folder.argument}"
+    yield f"  curves: {folder.curves}"
 
 
 def _time_is_up(study: Study, result: SearchResult) -> Iterator[str]:

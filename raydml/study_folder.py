@@ -6,6 +6,7 @@ trains it, and by the driver once that has ended.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -67,10 +68,21 @@ class StudyFolder:
         return str(self.path) if self.uri is None else Files(self.uri).named()
 
     @property
+    def argument(self) -> str:
+        """What the user calls it in a command line: with the options of a URI, in quotes where they are needed."""
+        return str(self.path) if self.uri is None else shlex.quote(self.uri)
+
+    def argument_of(self, path: str) -> str:
+        """As `argument`, of what lies below, by relative path."""
+        return str(self.path / path) if self.uri is None else shlex.quote(below(self.uri, path))
+
+    @property
     def curves(self) -> str:
         """The command that shows the curves."""
-        fetch = "" if self.uri is None else f"python -m raydml.report {self.place} --fetch {self.path.name} && "
-        return f"{fetch}tensorboard --logdir {self.path if self.uri is None else self.path.name}"
+        name = self.path.name
+        if self.uri is None:
+            return f"tensorboard --logdir {self.path}"
+        return f"python -m raydml.report {self.argument} --fetch {name} && tensorboard --logdir {name}"
 
     def open(self) -> None:
         """Takes over what is stored, but for models. Raises StorageError, ConfigError where it is damaged."""

@@ -222,6 +222,8 @@ def open_store(root: Root) -> tuple[fs.FileSystem, str]:
         # A URI has no words for time limits: the same store again, with what pickling would keep of it.
         _, (options,) = filesystem.__reduce__()
         options |= {"connect_timeout": _CONNECT_S, "request_timeout": _SILENCE_S}
+        # A small file is one request, not three.
+        options |= {"allow_delayed_open": True}
         retry = fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
         filesystem = fs.S3FileSystem(**options, retry_strategy=retry)
     return filesystem, found
