@@ -1,6 +1,7 @@
 """The commands, one habit: `python -m raydml.<command> WHAT [path=value ...]`.
 
-Bad input ends with exit code 2 and one line; a search without a complete trial or a training that cannot end with 1.
+Bad input ends with exit code 2 and one line; a search without a complete trial, a training that cannot end and a
+storage that does not answer with 1.
 Checks that need no torch and no Ray come first.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from raydml.caveats import opening_lines
 from raydml.config import ConfigError, EvaluateOptions, ExportOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import unknown_key, validate
 from raydml.overrides import own_options
+from raydml.patience import StorageError
 from raydml.space import Study, read_with_notes
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,6 +51,9 @@ def main(argv: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except StorageError as error:
+        print(f"error: {error}; the same command goes on from what is stored", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -154,42 +159,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.check:
         plan.print_plan(study, console, trainings=1, folds=1, searched=False)
         return DONE
-    from raydml import train
-    from raydml.data_commands import say_terms
-    from raydml.data_display import Images
+    from raydml import train_commands
 
-    say_terms(study.base.data.kind, console)
-
-    def show(row: dict[str, float]) -> None:
-        validation = {name: value for name, value in row.items() if name.startswith("val/")}
-        numbers = " ".join(f"{name}={value:.4f}" for name, value in {"loss": row["train/loss"], **validation}.items())
-        epoch = f"epoch {int(row['epoch'])}/{study.base.training.num_epochs}"
-        if "divide/excluded" in row:
-            console.print(f"{epoch} {_clusters(row)}", highlight=False, soft_wrap=True)
-        console.print(f"{epoch} {numbers}", highlight=False, soft_wrap=True)
-
-    try:
-        with Images(console, "decoded") as progress:
-            result = train.fit(
-                study.base,
-                study.resources,
-                storage=study.storage,
-                name=study.name,
-                split=options.split,
-                fold=options.fold,
-                report=show,
-                progress=progress,
-                verbose=arguments.verbose,
-            )
-    except train.TrainingFailedError as error:
-        print(f"error: the training failed: {error}", file=sys.stderr)
-        return FAILED
-    if result.baseline is not None:
-        raw = " ".join(f"{name}={value:.4f}" for name, value in result.baseline.items() if not name.startswith("num_"))
-        console.print(f"raw pixels: {raw}", highlight=False, soft_wrap=True)
-    console.print(f"run: {result.directory}", highlight=False, soft_wrap=True)
-    console.print(f"  next: python -m raydml.evaluate {result.directory}", highlight=False, soft_wrap=True)
-    return DONE
+    return train_commands.train(study, options, console, verbose=arguments.verbose)
 
 
 def _embed(arguments: argparse.Namespace) -> int:
@@ -259,14 +231,6 @@ def _runs_and_options(arguments: argparse.Namespace) -> tuple[list[str], list[st
 def _is_place(text: str) -> bool:
     """Whether a word is a path that exists, or a URI; options of a URI come after its scheme."""
     return "://" in text.partition("=")[0] or Path(text).expanduser().exists()
-
-
-def _clusters(row: Mapping[str, float]) -> str:
-    """What became of the images when they were divided before an epoch."""
-    sizes = " ".join(f"{size:g}" for name, size in row.items() if name.startswith("divide/size/"))
-    churn = f", {row['divide/churn']:.1%} changed their learner" if "divide/churn" in row else ""
-    learners = f"{row['divide/learners']:g} learners train, {row['divide/excluded']:.1%} unused"
-    return f"clusters of {sizes} images, {learners}{churn}, {row['divide/seconds']:.1f} s"
 
 
 def _console() -> Console:

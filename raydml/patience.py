@@ -18,6 +18,10 @@ class StorageError(RuntimeError):
     """A storage did not answer for so long that nobody waits any longer; the message says where and why."""
 
 
+class TakenOverError(StorageError):
+    """Another process has begun to write where this one wrote: to ask again is no use."""
+
+
 def next_wait(waited_s: float, attempts: int, *, patience_s: float, final: bool) -> float | None:
     """Seconds until the next attempt after `attempts` failed ones; None where there is to be no other.
 

@@ -20,7 +20,7 @@ from raydml.distributed import rank
 from raydml.history import read_history
 from raydml.patience import StorageError
 from raydml.scratch import Scratch
-from raydml.storage import RemoteFolder, TakenOverError
+from raydml.storage import RemoteFolder
 from raydml.training import Run, RunSpec
 
 _LOGGER = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class RecordedRun:
         try:
             if self._remote is not None and ending:
                 self._remote.push()
-        except (StorageError, TakenOverError) as error:
+        except StorageError as error:
             _LOGGER.warning("the end of the curves is not stored: %s", error)
         finally:
             if self._scratch is not None:
@@ -127,7 +127,7 @@ def end_curves(task: Task, *, failed: bool) -> None:
         remote.compare()
         tensorboard.write_end(scratch.folder, failed=failed)
         remote.push()
-    except (StorageError, TakenOverError) as error:
+    except StorageError as error:
         _LOGGER.warning("the end of the curves is not stored: %s", error)
     finally:
         scratch.remove()

@@ -23,7 +23,7 @@ from pyarrow import fs
 from raydml.config import ConfigError
 from raydml.data.files import Files, Root, open_store
 from raydml.inside import safe_relative, shown
-from raydml.patience import Patience
+from raydml.patience import Patience, TakenOverError
 
 T = TypeVar("T")
 
@@ -34,10 +34,6 @@ _REQUESTS = 8
 
 Choice = Callable[[str], bool]
 """Which files, by relative posix path."""
-
-
-class TakenOverError(RuntimeError):
-    """Another process has begun to write where this one wrote."""
 
 
 class _Entry(NamedTuple):
@@ -117,7 +113,7 @@ class RemoteFolder:
     def push(self, *, drop: Choice = _none) -> None:
         """Makes the folder the newest snapshot; what was skipped by `pull` stays in it, unless it is to `drop`.
 
-        Raises StorageError where the storage does not answer, TakenOverError where another process writes there.
+        Raises StorageError where the storage does not answer, its TakenOverError where another process writes there.
         """
         found = self._found()
         changed = {path for path, stamp in found.items() if self._known.get(path) != stamp and not drop(path)}

@@ -42,7 +42,8 @@ LAYERS = (
     ),
     (
         *("display", "phase_display", "data_display", "data_commands", "phases", "tune", "conclusion"),
-        *("evaluate_commands", "embed_commands", "export_commands", "query_commands", "keeper"),
+        *("evaluate_commands", "embed_commands", "export_commands", "query_commands", "train_commands"),
+        "keeper",
     ),
     ("cli",),
 )

@@ -1,0 +1,61 @@
+"""Folders of one process alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from raydml.scratch import Scratch
+
+HOLD = """
+import sys
+from pathlib import Path
+from raydml.scratch import Scratch
+scratch = Scratch(Path(sys.argv[1]))
+(scratch.folder / "file").write_text("x")
+print(scratch.folder, flush=True)
+sys.stdin.readline()
+"""
+
+
+def holder(root: Path) -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_folder_is_of_one_process_until_it_is_removed(tmp_path: Path) -> None:
+    first, second = Scratch(tmp_path), Scratch(tmp_path)
+    assert first.folder != second.folder
+    assert first.folder.stat().st_mode & 0o777 == 0o700
+    (first.folder / "below").mkdir()
+    first.remove()
+    assert not first.folder.exists()
+    assert second.folder.is_dir()
+    first.remove()
+    second.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    process, folder = holder(tmp_path)
+    other = Scratch(tmp_path)
+    assert (folder / "file").exists(), "its process lives"
+    process.kill()
+    process.wait()
+    assert (folder / "file").exists()
+    Scratch(tmp_path).remove()
+    assert not folder.exists()
+    assert other.folder.is_dir()
+    other.remove()
+
+
+def test_a_process_that_ends_leaves_nothing(tmp_path: Path) -> None:
+    process, folder = holder(tmp_path)
+    process.communicate("\n", timeout=30)
+    assert process.returncode == 0
+    assert not folder.exists()
+    assert not list(tmp_path.iterdir())
