@@ -184,8 +184,8 @@ def test_a_damaged_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_commands_name_a_uri_with_its_options() -> None:
-    folder = StudyFolder("file:///tmp/none?x=1", "s")
-    assert folder.place == "file:///tmp/none/s"
-    assert folder.argument == "'file:///tmp/none/s?x=1'"
-    assert folder.argument_of("best.yaml") == "'file:///tmp/none/s/best.yaml?x=1'"
-    assert folder.curves == "python -m raydml.report 'file:///tmp/none/s?x=1' --fetch s && tensorboard --logdir s"
+    folder = StudyFolder("file:///runs?x=1", "s")
+    assert folder.place == "file:///runs/s"
+    assert folder.argument == "'file:///runs/s?x=1'"
+    assert folder.argument_of("best.yaml") == "'file:///runs/s/best.yaml?x=1'"
+    assert folder.curves == "python -m raydml.report 'file:///runs/s?x=1' --fetch s && tensorboard --logdir s"
