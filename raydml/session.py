@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from raydml.capacity import Capacity, Machine, this_machine
+from raydml.config import ConfigError
 
 # Read by Ray when it is imported or a worker starts.
 _SETTINGS = {
@@ -25,11 +29,13 @@ _SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# An attempt to join takes a second where the token is refused, and half a minute where nobody answers: not twenty.
+_JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "3"}
 
 
 def import_ray() -> Any:  # noqa: ANN401
     """The ray module, imported under raydml's settings; those of the user's environment come first."""
-    for name, value in _SETTINGS.items():
+    for name, value in {**_SETTINGS, **(_JOINING if joins_cluster() else {})}.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -46,6 +52,7 @@ def connected(*, verbose: bool = False) -> Iterator[Capacity]:
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, verbose=verbose)
+        _end_in_order()
     try:
         yield _capacity(ray)
     finally:
@@ -88,7 +95,24 @@ def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401
     if not joins_cluster():
         # Our own: not what a forgotten `ray start` left behind. No dashboard, nothing here asks it anything.
         options |= {"address": "local", "include_dashboard": False, "num_cpus": int(this_machine().cpus)}
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: cannot be joined: {_cause_of(error)}"
+        ) from None
+
+
+def _cause_of(error: BaseException) -> str:
+    """A refused token is said in what led to the error, below a traceback of Ray's own."""
+    found = re.search(r"^[\w.]*AuthenticationError: (.*?\.) ", str(error.__cause__), re.MULTILINE)
+    return found[1] if found else reason_of(error)
+
+
+def _end_in_order() -> None:
+    """`ray job stop` sends SIGTERM, which Ray's own handler answers with a stack of the native code: as Ctrl-C here."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def reason_of(error: BaseException) -> str:

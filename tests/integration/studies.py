@@ -82,12 +82,12 @@ def trials_of(study_folder: Path) -> list[FrozenTrial]:
 def curves_of(study_folder: Path) -> dict[str, list[dict[str, float]]]:
     """metrics.jsonl of every trial, times left out."""
     return {
-        path.parent.name: [_without_times(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+        path.parent.name: [without_times(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
         for path in sorted(study_folder.glob("trials/*/metrics.jsonl"))
     }
 
 
-def _without_times(row: Mapping[str, float]) -> dict[str, float]:
+def without_times(row: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name != "seconds"}
 
 

@@ -1,0 +1,65 @@
+"""What a user is told of a cluster that cannot be joined, and how a driver ends; joining itself needs a real Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from raydml import session
+
+
+@pytest.fixture
+def handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_job_that_is_stopped_ends_as_after_a_ctrl_c() -> None:
+    session._end_in_order()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("handler")
+def test_another_thread_leaves_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as others:
+        others.submit(session._end_in_order).result()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("below", "told"),
+    [
+        (
+            "Traceback\n ...\nray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: wrong. Ensure that\n",
+            "RPC error: InvalidAuthToken: wrong.",
+        ),
+        ("Traceback\n  ...\nRpcError: timed out\n", "Failed to connect to Ray cluster at a:1"),
+    ],
+)
+def test_a_refused_token_is_the_reason_and_not_the_connection(below: str, told: str) -> None:
+    error = ConnectionError("Failed to connect to Ray cluster at a:1")
+    error.__cause__ = RuntimeError(f"Failed to connect to GCS. Last connection error: {below}")
+    assert session._cause_of(error) == told
+
+
+@pytest.mark.parametrize(("address", "attempts"), [("10.0.0.1:6379", "3"), ("", "None")])
+def test_a_driver_that_joins_does_not_try_for_ten_minutes(address: str, attempts: str) -> None:
+    program = "import os; from raydml.session import import_ray; import_ray(); print(os.environ.get('{}'))"
+    found = subprocess.run(
+        [sys.executable, "-c", program.format("RAY_NUM_REDIS_GET_RETRIES")],
+        env={**os.environ, "RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == attempts
