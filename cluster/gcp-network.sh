@@ -63,7 +63,7 @@ up() {
     --role=roles/iam.serviceAccountUser
 
   [ -f "$key" ] || ssh-keygen -q -t ed25519 -N "" -C $name -f "$key"
-  sed "s|SSH-PUBLIC-KEY|$(cat "$key.pub")|; s|PROJECT|$project|g; s|us-central1|$region|g" "$(dirname "$0")/gcp.yaml"
+  sed "s|SSH-PUBLIC-KEY|$(cat "$key.pub")|; s|PROJECT|$project|g; s|us-central1|$region|g; s|BUCKET|$bucket|g" "$(dirname "$0")/gcp.yaml"
 }
 
 ensure_account() {

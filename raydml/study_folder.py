@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from raydml import checkpoint
+from raydml.config.places import resolved_storage
 from raydml.data.files import Files
 from raydml.patience import Patience
 from raydml.runs import RUNS
@@ -50,12 +51,13 @@ class StudyFolder:
     """A study's folder of this process. With a storage that is a path nothing is stored elsewhere."""
 
     def __init__(self, storage: str, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises StorageError where the storage does not answer. What is there is not taken over yet."""
+        """Takes nothing over yet. Raises StorageError where the storage does not answer, and ConfigError."""
+        storage = resolved_storage(storage)
         self.uri = study_uri(storage, name)
         self._clock, self._saved_at = clock, 0.0
         self._remote: RemoteFolder | None = None
         if self.uri is None:
-            self.path = Path(storage).expanduser().resolve() / name
+            self.path = Path(storage).resolve() / name
             return
         self.path = Scratch().folder / name
         # Who has just typed the URI wants to hear soon that it is wrong.

@@ -48,7 +48,7 @@ def test_ten_commands_lead_from_nothing_to_nothing(cloud: str) -> None:
     assert 5 <= len(listed) <= 10
     assert any("raydml.tune" in line or "rayjob.yaml" in line for line in listed)
     assert any(line.startswith("python -m raydml.report") for line in listed)
-    assert re.match(r"aws cloudformation delete-stack|cluster/gcp-network.sh down|helm uninstall", listed[-1])
+    assert re.match(r"aws cloudformation delete-stack|cluster/gcp-network.sh down|kubectl delete -k", listed[-1])
 
 
 def test_what_the_commands_name_is_there() -> None:

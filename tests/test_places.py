@@ -10,7 +10,7 @@ import pytest
 
 from raydml import cli
 from raydml.config import ConfigError, parse
-from raydml.config.places import refused_credentials
+from raydml.config.places import refused_credentials, resolved_storage
 from raydml.data.argument import located
 from raydml.data.tables import list_csv, list_parquet
 from tests.image_tables import WRITERS, csv_config, parquet_config, pictures, write_csv, write_images
@@ -126,3 +126,39 @@ def test_a_table_holds_none_either(tmp_path: Path) -> None:
     WRITERS["rows.parquet"](pa.table(columns), tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match=r"^data\.root: path in row 4 of .*a\.parquet must hold no credentials"):
         list_parquet(parquet_config(tmp_path / "a.parquet"))
+
+
+ROOT_OF_STORAGE, JOB = "RAYDML_STORAGE", "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+# A storage, the environment, and where it lies; None stands for the current folder.
+STORAGES: dict[str, tuple[str, dict[str, str], str | None]] = {
+    "here": ("runs", {}, None),
+    "a folder": ("/shared/runs", {}, "/shared/runs"),
+    "a folder, in a job": ("/shared/runs", {JOB: "{}"}, "/shared/runs"),
+    "a URI": ("s3://bucket/runs", {JOB: "{}"}, "s3://bucket/runs"),
+    "where the machine says": ("runs", {ROOT_OF_STORAGE: "s3://bucket/", JOB: "{}"}, "s3://bucket/runs"),
+    "with options": ("runs", {ROOT_OF_STORAGE: "s3://bucket?region=x"}, "s3://bucket/runs?region=x"),
+    "in a folder of the machine": ("runs/more", {ROOT_OF_STORAGE: "/shared"}, "/shared/runs/more"),
+    "a URI is none of the machine's": ("gs://b/runs", {ROOT_OF_STORAGE: "s3://bucket"}, "gs://b/runs"),
+    "the machine says nothing": ("runs", {ROOT_OF_STORAGE: ""}, None),
+}
+
+
+@pytest.mark.parametrize("name", STORAGES)
+def test_where_a_storage_lies(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage, environment, place = STORAGES[name]
+    assert resolved_storage(storage, environment) == (place or str(tmp_path / storage))
+
+
+def test_a_job_needs_a_storage_that_outlives_it() -> None:
+    with pytest.raises(ConfigError, match=r"^storage: a submitted job needs .* got runs: give storage=s3:"):
+        resolved_storage("runs", {JOB: "{}"})
+
+
+@pytest.mark.parametrize("environment", [{}, {ROOT_OF_STORAGE: "s3://key:secret@bucket"}])
+def test_a_storage_holds_no_credentials(environment: dict[str, str]) -> None:
+    storage = "runs" if environment else "s3://key:secret@bucket/runs"
+    with pytest.raises(ConfigError, match=r"(storage|RAYDML_STORAGE): must hold no credentials") as caught:
+        resolved_storage(storage, environment)
+    assert "secret" not in str(caught.value)

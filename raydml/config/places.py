@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
+
+from raydml.config.base import ConfigError
 
 # Names of options whose values are secrets; `sig` is that of a signed address of Azure.
 _SECRET_OPTION = re.compile(r"[?&]([^=&]*(?:secret|token|password|signature|access_key|account_key)[^=&]*|sig)=", re.I)
@@ -43,6 +47,36 @@ def absolute(place: str) -> str:
         return str(Path(place).expanduser().absolute())
     except RuntimeError:  # ~name without such a user: a folder may be called so
         return str(Path(place).absolute())
+
+
+STORAGE = "RAYDML_STORAGE"
+"""Environment variable: the folder or URI that a relative storage lies below, on machines that set it."""
+
+# Ray sets it for the driver of a submitted job.
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def resolved_storage(storage: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The absolute path or the URI of a storage; a relative one lies below RAYDML_STORAGE, where that is set.
+
+    Raises ConfigError for credentials in a URI, and where a submitted job would keep its results in the folder that it
+    was unpacked into, which other machines do not see and which goes with the job.
+    """
+    if (refused := refused_credentials(storage)) is not None:
+        raise ConfigError(f"storage: {refused}")
+    if "://" in storage or Path(storage).expanduser().is_absolute():
+        return absolute(storage)
+    if root := environment.get(STORAGE, ""):
+        if (refused := refused_credentials(root)) is not None:
+            raise ConfigError(f"{STORAGE}: {refused}")
+        path, mark, options = root.partition("?")
+        return absolute(f"{path.rstrip('/')}/{storage}{mark}{options}")
+    if _SUBMITTED in environment:
+        raise ConfigError(
+            f"storage: a submitted job needs a place that every machine sees and that outlives the job, but got "
+            f"{storage}: give storage=s3://... or an absolute path, or set {STORAGE} where Ray is started"
+        )
+    return absolute(storage)
 
 
 def _without_credentials(place: str) -> str:
