@@ -25,11 +25,12 @@ from raydml.budget import Clock
 from raydml.config import Scalar
 from raydml.config.grammar import validate
 from raydml.display import SearchDisplay
+from raydml.keeper import Keeper
 from raydml.samplers import in_optuna
 from raydml.search import Listener, StudySearcher, make_scheduler, open_study
 from raydml.session import import_ray
 from raydml.space import Study
-from raydml.tune import _Keeper
+from raydml.study_folder import StudyFolder
 from tests.benchmarks.scaling_model import Driver
 
 import_ray()
@@ -112,7 +113,7 @@ def _searcher(study: Study, folder: Path, *, earlier: int) -> Iterator[tuple[Stu
     console, scheduler = Console(quiet=True), make_scheduler(study)
     display = SearchDisplay(study, console, earlier=memory.get_trials(), note="")
     with Clock(folder / "clock.json") as clock:
-        events = _Events(_Keeper(study, folder, memory, display, clock))
+        events = _Events(Keeper(study, StudyFolder(str(folder.parent), folder.name), memory, display, clock))
         yield (
             StudySearcher(
                 study,
