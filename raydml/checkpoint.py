@@ -12,12 +12,16 @@ import hashlib
 import json
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import raydml
@@ -29,6 +33,7 @@ from raydml.objective import DataShape, Objective, build_objective
 
 _FORMAT = 2
 _READ_AT_A_TIME = 16 * 2**20
+_NEEDED = ("config", "shape", "steps_per_epoch", "epoch", "step", "history", "fingerprint", "fold")
 _PACKAGES = ("torch", "timm", "ray", "optuna", "numpy")
 
 
@@ -74,11 +79,12 @@ def load(directory: Path, *, device: torch.device, fingerprint: str | None = Non
             f"but the data are now {fingerprint})"
         )
     state = new_state(_config(meta), _shape(meta), steps_per_epoch=meta["steps_per_epoch"], device=device)
-    state.objective.load_state_dict(load_file(directory / "model.safetensors"))
-    saved = torch.load(directory / "state.pt", map_location=device, weights_only=True)
-    state.optimizer.load_state_dict(saved["optimizer"])
-    if saved["division"] is not None:
-        state.division = Division(**{**saved["division"], "learners": saved["division"]["learners"].cpu()})
+    with _readable(directory):
+        state.objective.load_state_dict(load_file(directory / "model.safetensors"))
+        saved = torch.load(directory / "state.pt", map_location=device, weights_only=True)
+        state.optimizer.load_state_dict(saved["optimizer"])
+        if saved["division"] is not None:
+            state.division = Division(**{**saved["division"], "learners": saved["division"]["learners"].cpu()})
     state.config = parse(meta["config"])
     state.epoch, state.step, state.history = meta["epoch"], meta["step"], meta["history"]
     return state
@@ -89,7 +95,8 @@ def load_objective(directory: Path) -> tuple[Objective, ExperimentConfig, DataSh
     meta = read_meta(directory)
     config, shape = _config(meta), _shape(meta)
     objective = build_objective(config, shape)
-    objective.load_state_dict(load_file(directory / "model.safetensors"))
+    with _readable(directory):
+        objective.load_state_dict(load_file(directory / "model.safetensors"))
     return objective.eval(), config, shape
 
 
@@ -97,11 +104,32 @@ def read_meta(directory: Path) -> dict[str, Any]:
     """meta.json of a checkpoint. Raises ConfigError where there is none or it is of another format."""
     try:
         meta: dict[str, Any] = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{directory}: no whole checkpoint: {error}") from None
+    if not isinstance(meta, dict):
+        raise ConfigError(f"{directory}: no whole checkpoint: meta.json holds no names and values")
     if meta.get("format") != _FORMAT:
         raise ConfigError(f"{directory}: checkpoint format {meta.get('format')}, but this raydml reads {_FORMAT}")
+    if missing := [name for name in _NEEDED if name not in meta]:
+        raise ConfigError(f"{directory}: no whole checkpoint: meta.json has no {missing[0]}")
     return meta
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    """ConfigError for tensors that are damaged, of another model, or not only tensors."""
+    try:
+        yield
+    except UnpicklingError:
+        raise ConfigError(
+            f"{directory}: state.pt holds more than tensors, numbers and names, or is damaged: it is not read, because "
+            "reading more would run what somebody put there"
+        ) from None
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{directory}: not the weights of this model, or damaged: {reason}") from None
 
 
 def digest(directory: Path) -> str:

@@ -22,6 +22,8 @@ from raydml import plan
 from raydml.caveats import opening_lines
 from raydml.config import ConfigError, EvaluateOptions, ExportOptions, ReportOptions, TrainOptions
 from raydml.config.grammar import unknown_key, validate
+from raydml.config.places import require_no_credentials
+from raydml.inside import shown
 from raydml.overrides import own_options
 from raydml.patience import StorageError
 from raydml.space import Study, read_with_notes
@@ -47,9 +49,10 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("raydml").setLevel(logging.INFO)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
+        require_no_credentials(argv)
         return run(arguments)
     except ConfigError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {shown(' '.join(str(error).split()), limit=None)}", file=sys.stderr)
         return BAD_INPUT
     except StorageError as error:
         print(f"error: {error}; the same command goes on from what is stored", file=sys.stderr)
@@ -78,12 +81,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         ("embed", _embed, "RUN", "embed any images, with labels or without, to Parquet"),
         ("export", _export, "RUN", "write the model as ONNX and as torch.export, checked against itself"),
         ("report", _report, "RUN", "tables and plots of searches and trainings, as HTML, Markdown, LaTeX and JSON"),
-        (
-            "data",
-            _data,
-            "DATA",
-            "check images and labels, or decode them into the cache: a study, folder, table or URI",
-        ),
+        ("data", _data, "DATA", "check images and labels, or decode them once: a study, folder, table or URI"),
     ):
         command = commands.add_parser(name, prog=f"python -m raydml.{name}", description=text, help=text)
         command.set_defaults(run=run)

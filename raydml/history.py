@@ -22,7 +22,7 @@ def read_history(directory: Path) -> list[Row]:
         return []
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     return [numbers(row, f"{path}: line {number}") for number, row in enumerate(rows, start=1)]
 

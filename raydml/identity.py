@@ -79,7 +79,7 @@ def stored_in(directory: Path) -> dict[str, object] | None:
         return None
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["identity"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 

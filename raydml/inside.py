@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from raydml.config import ConfigError
@@ -30,6 +31,12 @@ def safe_relative(path: str) -> bool:
     return posixpath.normpath(path) == path and path.split("/")[0] not in (".", "..")
 
 
+def require_safe(paths: Iterable[str], *, said_by: str) -> None:
+    """Raises ConfigError, which begins with `said_by`, for a path that is not `safe_relative`."""
+    if (bad := next((path for path in paths if not safe_relative(path)), None)) is not None:
+        raise ConfigError(f"{said_by}: names what is not below its folder: {shown(bad)}")
+
+
 def require_inside(folder: Path, path: str, *, said_by: str) -> Path:
     """`folder / path`, where it lies below the folder also after symbolic links; it need not exist.
 
@@ -47,7 +54,7 @@ def require_inside(folder: Path, path: str, *, said_by: str) -> Path:
     return whole
 
 
-def shown(path: str, limit: int = 100) -> str:
-    """A name that another wrote, for a message: on one line, without what would steer a terminal, and not long."""
-    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in path)
-    return plain if len(plain) <= limit else f"{plain[: limit - 3]}..."
+def shown(text: str, limit: int | None = 100) -> str:
+    """What another wrote, for a message: on one line, without what would steer a terminal, and not long."""
+    plain = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return plain if limit is None or len(plain) <= limit else f"{plain[: limit - 3]}..."

@@ -44,7 +44,7 @@ from raydml.repeats import (
     standing,
     winner_of,
 )
-from raydml.session import import_ray
+from raydml.session import joining
 from raydml.space import Study
 from raydml.study_folder import StudyFolder
 from raydml.training import RunSpec
@@ -201,10 +201,9 @@ def _evaluate(
         folder.take(run.directory, models=True)
     folders = [str(run.directory) for run in runs]
     console.print(f"final: {len(runs)} models meet the test classes, once", highlight=False)
-    address = import_ray().get_runtime_context().gcs_address
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "raydml.evaluate", *folders, *settings],
-        env={**os.environ, "RAY_ADDRESS": address},
+        env={**os.environ, **joining()},
         capture_output=True,
         text=True,
         check=False,

@@ -17,6 +17,7 @@ from torch import Tensor
 from raydml import checkpoint
 from raydml.block_folder import ABOUT
 from raydml.config import ConfigError, DigitsConfig, GlyphsConfig
+from raydml.config.places import refused_credentials
 from raydml.data.catalog import list_photos
 from raydml.data.decoding import Pixels
 from raydml.data.files import Files
@@ -190,6 +191,8 @@ def holds_embeddings(place: str) -> bool:
 
     Raises ConfigError for a file of embeddings alone: nobody knows which model made it.
     """
+    if (refused := refused_credentials(place)) is not None:
+        raise ConfigError(f"among: {refused}")
     files = Files(place, field="among")
     match files.kind():
         case "folder":

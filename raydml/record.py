@@ -16,6 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from raydml import objectives
 from raydml.config import ConfigError, Distribution, Scalar
 
+# Optuna replays a journal line by line, and asks of no line whether it is one.
+_NO_JOURNAL = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
+
 FAILURE = "failure"
 """Key of the reason why a trial failed, in its result and in Optuna's study."""
 
@@ -39,8 +42,8 @@ def read_study(path: Path) -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(path)))
         [name] = optuna.get_all_study_names(storage)
         return optuna.load_study(study_name=name, storage=storage)
-    except (OSError, ValueError, LookupError) as error:
-        raise ConfigError(f"{path}: no journal of a search: {error}") from None
+    except _NO_JOURNAL as error:
+        raise ConfigError(f"{path}: no journal of a search: {type(error).__name__}: {error}") from None
 
 
 def point_of(trial: FrozenTrial | optuna.Trial, distributions: Mapping[str, Distribution]) -> dict[str, Scalar]:

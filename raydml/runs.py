@@ -12,6 +12,8 @@ from torch import nn
 
 from raydml import checkpoint, yamlfile
 from raydml.config import ConfigError
+from raydml.config.places import refused_credentials
+from raydml.inside import require_inside
 
 # Folders of a study that hold runs, and the classes that those are looked at on.
 RUNS: Mapping[str, Literal["val", "test"]] = {"trials": "val", "confirm": "val", "final": "test", "train": "test"}
@@ -83,6 +85,8 @@ def resolve_folds(run: str | Path) -> tuple[TrainedModel, ...]:
 
 
 def _existing(run: str | Path) -> Path:
+    if (refused := refused_credentials(str(run))) is not None:
+        raise ConfigError(f"RUN: {refused}")
     path = Path(run).expanduser().resolve()
     if not path.exists():
         raise ConfigError(f"{run}: no such run")
@@ -132,7 +136,7 @@ def _of_best(path: Path, fold: int | None) -> Path:
     relative = yamlfile.load(path).get("checkpoint")
     if not isinstance(relative, str):
         raise ConfigError(f"{path}: names no checkpoint; only the best.yaml of a search does")
-    folder = path.parent / relative
+    folder = require_inside(path.parent, relative, said_by=f"{path}: checkpoint")
     if not checkpoint.exists(folder):
         raise ConfigError(f"{path}: its checkpoint {relative} is not there")
     if fold is not None and folder.parent.name.startswith("fold"):

@@ -9,8 +9,7 @@ With several objectives TPE splits the trials by the ranks of their fronts, the 
 for the greatest gain in hypervolume; CMA-ES has no form for them.
 
 Pruned trials: TPE and CMA-ES rank them by their last value, the Gaussian process does not see them. CMA-ES keeps the
-state of a generation in the trial that begins it, pickled, as Optuna does: of other studies' trials only numbers are
-taken, never these.
+state of a generation in the trial that begins it (`raydml.generations`).
 """
 
 from __future__ import annotations
@@ -22,11 +21,12 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raydml import objectives, seeds
 from raydml.config import Distribution
+from raydml.generations import PlainCmaEsSampler, without_pickles
 from raydml.space import Study
 
 START = "start"
@@ -72,7 +72,7 @@ def _answer(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         directions = objectives.directions(objectives.names(study.search))
         copy = optuna.create_study(directions=directions, sampler=_sampler(study, len(earlier), warm))
-        copy.add_trials([*warm, *earlier])
+        copy.add_trials(without_pickles([*warm, *earlier]))
         copy.ask(in_optuna(study.distributions()))
     asked = copy.get_trials(deepcopy=False)[-1]
     return asked.params, asked.system_attrs
@@ -85,7 +85,7 @@ def _sampler(study: Study, number: int, warm: Sequence[FrozenTrial]) -> BaseSamp
         case "tpe":
             return TPESampler(seed=seed, n_startup_trials=search.startup_trials, multivariate=True, constant_liar=True)
         case "cmaes":
-            return CmaEsSampler(
+            return PlainCmaEsSampler(
                 seed=seed,
                 n_startup_trials=search.startup_trials,
                 # A generation of which ASHA stops two thirds would never be full without them.

@@ -13,6 +13,7 @@ from typing import Any
 
 from raydml.capacity import Capacity, Machine, this_machine
 from raydml.config import ConfigError
+from raydml.local_ray import environment_to_join, guard_token, on_loopback
 
 # Read by Ray when it is imported or a worker starts.
 _SETTINGS = {
@@ -92,9 +93,17 @@ def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
     }
-    if not joins_cluster():
-        # Our own: not what a forgotten `ray start` left behind. No dashboard, nothing here asks it anything.
-        options |= {"address": "local", "include_dashboard": False, "num_cpus": int(this_machine().cpus)}
+    if joins_cluster():
+        _join(ray, options)
+        return
+    # Our own: not what a forgotten `ray start` left behind. No dashboard, nothing here asks it anything.
+    options |= {"address": "local", "include_dashboard": False, "num_cpus": int(this_machine().cpus)}
+    guard_token()
+    with on_loopback(ray):
+        ray.init(**options)
+
+
+def _join(ray: Any, options: dict[str, Any]) -> None:  # noqa: ANN401
     try:
         ray.init(**options)
     except ConnectionError as error:
@@ -113,6 +122,11 @@ def _end_in_order() -> None:
     """`ray job stop` sends SIGTERM, which Ray's own handler answers with a stack of the native code: as Ctrl-C here."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def joining() -> dict[str, str]:
+    """Variables with which a process that is started here joins the Ray that is connected."""
+    return environment_to_join(import_ray().get_runtime_context().gcs_address)
 
 
 def reason_of(error: BaseException) -> str:

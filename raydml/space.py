@@ -33,7 +33,7 @@ from raydml.config import (
     parse,
 )
 from raydml.config.grammar import get_at, set_at, unknown_key, validate
-from raydml.config.places import absolute
+from raydml.config.places import Place, absolute
 from raydml.config.protocol import with_preset
 
 # Values of an integer dimension that are all combined with those of others.
@@ -73,7 +73,7 @@ class Study(Model):
     resources: Resources = Resources()
     """What one trial occupies."""
 
-    storage: str = "runs"
+    storage: Place = "runs"
     """Folder below which studies are kept."""
 
     checkpoint: str | None = None

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from raydml.config import ConfigError
 from raydml.data.files import Files, Root, open_store
-from raydml.inside import safe_relative, shown
+from raydml.inside import require_safe
 from raydml.patience import Patience, TakenOverError
 
 T = TypeVar("T")
@@ -261,7 +261,9 @@ def snapshots_below(uri: str, *, patience: Patience | None = None) -> list[str]:
         skip = len(root.rstrip("/")) + 1
         infos = filesystem.get_file_info(fs.FileSelector(root.rstrip("/"), allow_not_found=True, recursive=True))
         found = [i.path[skip:] for i in infos if i.type == fs.FileType.File and i.base_name == LIST]
-        return sorted(path.rpartition("/")[0] for path in found)
+        folders = sorted(path.rpartition("/")[0] for path in found)
+        require_safe(filter(None, folders), said_by=Files(uri).named())
+        return folders
 
     return (patience or Patience()).asked(names, where=Files(uri).named())
 
@@ -273,9 +275,7 @@ def _parsed(data: bytes, where: str) -> _Snapshot:
         if raw["format"] != _FORMAT:
             raise ConfigError(f"{where}: format {raw['format']}, but this raydml reads {_FORMAT}")
         files = {path: _Entry(str(e["key"]), int(e["num_bytes"]), str(e["digest"])) for path, e in raw["files"].items()}
-        for name in (*files, *(entry.key for entry in files.values())):
-            if not safe_relative(name):
-                raise ConfigError(f"{where}: names what is not below its folder: {shown(name)}")
+        require_safe((*files, *(entry.key for entry in files.values())), said_by=where)
         return _Snapshot(str(raw["writer"]), int(raw["number"]), files)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ConfigError):

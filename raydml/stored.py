@@ -22,6 +22,7 @@ import torch
 
 from raydml.block_folder import ABOUT
 from raydml.config import ConfigError
+from raydml.config.places import refused_credentials
 from raydml.data.files import Files
 from raydml.embedding_files import Rows
 from raydml.splits import Indices
@@ -88,6 +89,8 @@ class Part(NamedTuple):
 
 def open_stored(root: str | os.PathLike[str], *, scaled: bool = False) -> Stored:
     """Looks at the footers alone. Raises ConfigError where no readable Parquet files with embeddings lie there."""
+    if (refused := refused_credentials(os.fspath(root))) is not None:
+        raise ConfigError(f"{FIELD}: {refused}")
     files = Files(os.fspath(root), field=FIELD)
     match files.kind():
         case "file":

@@ -94,7 +94,7 @@ def write_evaluation(
 
 
 def _image(content: bytes) -> Summary.Image:
-    with Image.open(io.BytesIO(content)) as found:
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as found:
         width, height = found.size
     return Summary.Image(width=width, height=height, colorspace=_RGB, encoded_image_string=content)
 

@@ -11,6 +11,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from raydml.config import ConfigError, dump
 
+# Of a study with every field written out there are some hundreds.
+_MOST_VALUES = 100_000
+
 
 def load(path: Path) -> dict[str, object]:
     """A file that holds a mapping. Raises ConfigError, with line and column where the YAML is malformed."""
@@ -34,7 +37,8 @@ def load(path: Path) -> dict[str, object]:
 def loads(text: str) -> object:
     """A YAML document. Raises ConfigError."""
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        raw = YAML(typ="safe", pure=True).load(text)
+        count = _num_values(raw, {})
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -47,6 +51,20 @@ def loads(text: str) -> object:
         raise ConfigError(f"malformed YAML: a value cannot be read: {error}") from None
     except RecursionError:
         raise ConfigError("malformed YAML: nested too deep") from None
+    # A few lines may stand for more than any memory holds.
+    if count > _MOST_VALUES:
+        raise ConfigError(f"malformed YAML: its anchors stand for more than {_MOST_VALUES:,} values")
+    return raw
+
+
+def _num_values(value: object, known: dict[int, int]) -> int:
+    """As written out in full. Of a value that holds itself there is no end: RecursionError."""
+    if not isinstance(value, dict | list | set | tuple):
+        return 1
+    if id(value) not in known:
+        inner = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_num_values(item, known) for item in inner)
+    return known[id(value)]
 
 
 def dumps(config: BaseModel) -> str:

@@ -152,7 +152,7 @@ def test_any_file_system_of_pyarrow_opens(tmp_path: Path) -> None:
 
 
 def test_places_are_relative_absolute_or_uris(root: Path, tmp_path: Path) -> None:
-    places = Places(Files(str(root)))
+    places = Places(Files(str(root)), table=Files(str(root)))
     others = [str(root / NAMES[2]), (root / NAMES[3]).as_uri(), f"file://{root.parent}/none.jpg"]
     assert set(places.stamps([*NAMES, *others, "none.jpg"])) == {*NAMES, *others[:2]}
     for place, name in [*((name, name) for name in NAMES), *zip(others[:2], NAMES[2:4], strict=True)]:

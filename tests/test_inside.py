@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raydml.config import ConfigError
-from raydml.inside import require_inside, safe_relative, shown
+from raydml.inside import require_inside, require_safe, safe_relative, shown
 
 SAFE = (
     "best.yaml",
@@ -74,6 +74,16 @@ def test_every_safe_path_is_below_its_folder_for_the_system(tmp_path: Path) -> N
         real = os.path.normpath(tmp_path / Path(word).expanduser())
         assert real.startswith(f"{tmp_path}{os.sep}"), word
         assert Path(real) == tmp_path / word
+
+
+def test_the_first_of_many_that_is_not_is_named() -> None:
+    """As keys of a store, which unlike names of files may hold anything."""
+    require_safe(SAFE, said_by="s3://b")
+    for path in UNSAFE:
+        with pytest.raises(ConfigError, match=r"^s3://b: names what is not below its folder: ") as error:
+            require_safe([*SAFE, path, "/later"], said_by="s3://b")
+        assert str(error.value).isprintable()
+        assert "later" not in str(error.value)
 
 
 def test_links_may_not_lead_out(tmp_path: Path) -> None:

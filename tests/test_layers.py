@@ -33,7 +33,7 @@ LAYERS = (
     ("model_training", "fold_models", "training", "identity", "runs"),
     (
         *("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "embedding_pool"),
-        *("subjects", "recorded", "study_folder"),
+        *("subjects", "recorded", "study_folder", "local_ray", "generations"),
     ),
     (
         *("train", "trial", "tuner", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),

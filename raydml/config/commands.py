@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from raydml.config.base import Model
+from raydml.config.places import Place
 from raydml.config.study import Resources
 from raydml.config.wanted import OF_CLUSTERS, wanted_metrics
 
@@ -82,7 +83,7 @@ class EvaluateOptions(Model):
     resources: Resources = Resources()
     """What one embedding actor occupies: cpus_per_worker and gpus_per_worker."""
 
-    storage: str = "runs"
+    storage: Place = "runs"
     """Where the evaluation of a plain embedding file is kept."""
 
     @field_validator("fold")
@@ -146,7 +147,7 @@ class EvaluateOptions(Model):
 class EmbedOptions(Model):
     """What `python -m raydml.embed` takes besides the data's own paths."""
 
-    out: str | None = None
+    out: Place | None = None
     """Folder or URI of the Parquet files; `<RUN>/embeddings/<name of the images>` where None."""
 
     fold: int | None = Field(default=None, ge=0)
@@ -169,7 +170,7 @@ class EmbedOptions(Model):
 class ExportOptions(Model):
     """What `python -m raydml.export` takes."""
 
-    out: str | None = None
+    out: Place | None = None
     """Folder of the files; `<RUN>/export` where None."""
 
     fold: int | None = Field(default=None, ge=0)
@@ -182,13 +183,13 @@ class ExportOptions(Model):
 class ReportOptions(Model):
     """What `python -m raydml.report` takes."""
 
-    out: str | None = None
+    out: Place | None = None
     """Folder of the report; where None that of the run, or `<storage>/comparison-<hash>` for several runs."""
 
     metric: str | None = None
     """The metric that a comparison of trainings shows first; that of the search, or MAP@R, where None."""
 
-    storage: str = "runs"
+    storage: Place = "runs"
     """Where the comparison of several runs is kept."""
 
 
@@ -198,5 +199,5 @@ class CheckOptions(Model):
     decode: bool = True
     """Read and decode every image; `false` looks at names and counts only."""
 
-    out: str | None = None
+    out: Place | None = None
     """A JSON file for everything that was found, every example included."""

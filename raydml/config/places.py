@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +37,16 @@ def refused_credentials(place: str) -> str | None:
         f"must hold no credentials, but got {shown}: put credentials into the environment (AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY for S3), because this is written to studies, runs and messages"
     )
+
+
+def require_no_credentials(words: Iterable[str]) -> None:
+    """Raises ConfigError for a place among the words of a command that holds credentials, without showing them.
+
+    Those that are values of fields are refused by their fields.
+    """
+    for word in words:
+        if "://" in word.partition("=")[0] and (refused := refused_credentials(word)) is not None:
+            raise ConfigError(f"command line: {refused}")
 
 
 def absolute(place: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raydml.config.base import Model
+from raydml.config.places import Place
 
 Scalar = bool | int | float | str
 SamplerName = Literal["tpe", "cmaes", "gp", "qmc", "random"]
@@ -55,7 +56,7 @@ class SearchConfig(Model):
     startup_trials: int = Field(default=6, ge=1)
     """Trials drawn at random (start points included) before the sampler's model takes over."""
 
-    warm_start: tuple[str, ...] = ()
+    warm_start: tuple[Place, ...] = ()
     """Folders of studies whose trials the sampler learns from too. They count nowhere else."""
 
     max_hours: float | None = Field(default=None, gt=0.0)

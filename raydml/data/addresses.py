@@ -73,7 +73,12 @@ def read_pointer(content: bytes | str) -> str | None:
         found = json.loads(content)["fingerprint"]
     except (ValueError, LookupError, TypeError):
         return None
-    return found if isinstance(found, str) and found.isalnum() else None
+    return found if isinstance(found, str) and is_fingerprint(found) else None
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether it may name an entry: others wrote it, into pointers and checkpoints, and an entry is a folder."""
+    return text.isascii() and text.isalnum()
 
 
 def pointed(cache: Path, signature: str) -> str | None:

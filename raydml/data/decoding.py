@@ -19,6 +19,10 @@ Pixels = npt.NDArray[np.uint8]
 # Part of every fingerprint: raise it when the same bytes become other pixels.
 _RECIPE = "photos-3"
 
+# Pillow reads some forty formats by what a file begins with, whatever it is called: of PostScript it makes pixels with
+# another program. These are what photographs come in.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
 _WHITE = (255, 255, 255, 255)
 # What turns a stored image upright, by its EXIF orientation.
 _TURNS = {
@@ -38,6 +42,7 @@ _OTHERS = (
     (rb"\s*<\?xml", "it is an XML page"),
     (rb"\s*[{\[]\s*[\"{}\]]", "it is JSON"),
     (rb"%pdf", "it is a PDF"),
+    (rb"%!ps|\xc5\xd0\xd3\xc6", "it is PostScript, which is a program"),
     (rb"pk\x03\x04|\x1f\x8b", "it is an archive"),
     (rb"....ftyp(heic|heix|mif1|hevc)", "it is a HEIC image, which Pillow does not read"),
     (rb"\x00+$", "it holds nothing but zeros"),
@@ -81,7 +86,7 @@ def in_grey(pixels: Pixels) -> Pixels:
 def _loaded(data: bytes, size: int) -> tuple[Image.Image, Image.Transpose | None]:
     """The whole image, and how it is to be turned."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         # A JPEG of both sides at least twice as large as needed is decoded at 1/2, 1/4 or 1/8 of its size: much
         # faster, and the resize hides it. Pillow chooses so that neither side becomes smaller than asked for.
         image.draft("RGB", (2 * size, 2 * size))

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from raydml.data.building import Progress
-from raydml.data.decoding import UnreadableImageError, decode_image
+from raydml.data.decoding import FORMATS, UnreadableImageError, decode_image
 from raydml.data.listing import Listing
 from raydml.splits import Indices
 
@@ -99,7 +99,7 @@ def examine_bytes(data: bytes, image_size: int) -> Examined:
 def _header(data: bytes) -> tuple[int, str]:
     """Short side and mode. What is wrong with bytes that have none, decoding says in better words."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return min(image.size), image.mode
     except Exception:
         return 0, ""

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from raydml.config import ConfigError
 from raydml.data import entry as entries
-from raydml.data.addresses import point, pointed, signature_of, streamed_fingerprint_of
+from raydml.data.addresses import is_fingerprint, point, pointed, signature_of, streamed_fingerprint_of
 from raydml.data.building import Build, Decode, Progress, build
 from raydml.data.cache import ImageSet, lock_of, open_entry, opened
 from raydml.data.decoding import Pixels
@@ -106,7 +106,7 @@ def require_unchanged(fingerprint: str | None, known: str | None) -> None:
 
 def _held(cache: Path, fingerprint: str | None, remote: RemoteCache | None) -> ImageSet | None:
     """The entry of a fingerprint, on this node or brought here."""
-    if fingerprint is None:
+    if fingerprint is None or not is_fingerprint(fingerprint):
         return None
     entry = cache / fingerprint
     found = open_entry(entry)

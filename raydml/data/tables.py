@@ -58,7 +58,7 @@ def read_csv(config: CsvConfig, *, needed: Sequence[str] = (_PATH,)) -> Describe
         rows.append(Row(_relative(cells[at[_PATH]]), label, split, role, group, number))
     table = Table(file.named(), rows, at, lambda row: f"line {row.number} of {file.named()}")
     folder, name = file.folder_and_name()
-    return Described(table, Places(_images(config.images, folder)), {name: stamp})
+    return Described(table, Places(_images(config.images, folder), table=folder), {name: stamp})
 
 
 def _relative(path: str) -> str:
@@ -127,12 +127,12 @@ def _listing_of(found: Described) -> Listing:
 def looked_up(found: Described) -> tuple[str, list[Row]]:
     """The version of a table and the files it names, and the rows whose files are not there.
 
-    Raises ConfigError for a URI with credentials.
+    Raises ConfigError for a URI with credentials, and for what a table may not name.
     """
     table, places, stamps = found
     if isinstance(places, ImageRows):
         return version_of(stamps), []
-    _require_no_credentials(table)
+    _require_lawful(table, places)
     there = places.stamps(row.place for row in table.rows if row.place)
     # Labels stand in the tables: another table is another version.
     version = version_of(stamps | {place: there[place] for place in sorted(there)})
@@ -149,10 +149,10 @@ def about_missing(found: Described, missing: Sequence[Row]) -> str:
     )
 
 
-def _require_no_credentials(table: Table) -> None:
+def _require_lawful(table: Table, places: Places) -> None:
     for row in table.rows:
         # They would be copied into the index of the cache, and into results.
-        if "://" in row.place and (refused := refused_credentials(row.place)) is not None:
+        if (refused := refused_credentials(row.place) or places.refused(row.place)) is not None:
             raise ConfigError(f"data.root: path in {table.where(row)} {refused}")
 
 
@@ -176,7 +176,7 @@ def read_parquet(config: ParquetConfig, *, needed: Sequence[str] = (_PATH,)) -> 
         {row.label: int(row.label) for row in rows if row.label} if first.numbered else None,
     )
     if IMAGE not in first.columns:
-        return Described(table, Places(_images(config.images, root)), stamps)
+        return Described(table, Places(_images(config.images, root), table=root), stamps)
     return Described(table, ImageRows(root, {part.path: part.starts for part in parts}), stamps)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from raydml.block_folder import ABOUT
 from raydml.config import ConfigError
-from raydml.data.decoding import Pixels, UnreadableImageError, decode_image
+from raydml.data.decoding import FORMATS, Pixels, UnreadableImageError, decode_image
 from raydml.data.files import Files
 from raydml.data.found_images import find_images
 from raydml.data.listing import Encoded
@@ -26,7 +26,7 @@ def encoded_of(files: Files) -> Encoded | None:
     if files.kind() == "file":
         files, _ = files.folder_and_name()
     if files.kind(ABOUT) != "file":
-        return Places(files)
+        return Places(files, table=files)
     try:
         what, *overrides = json.loads(files.read(ABOUT))["source"]
         return find_images(what, overrides, absent_too=True).encoded
@@ -43,6 +43,6 @@ def read_pixels(encoded: Encoded | None, place: str) -> Pixels | None:
         pixels = decode_image(content, TILE)
     except (OSError, ConfigError, UnreadableImageError):
         return None
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         short = min(image.size)
     return pixels if short >= TILE else decode_image(content, short)

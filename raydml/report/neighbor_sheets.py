@@ -48,7 +48,7 @@ def _whose(sheet: str) -> str:
 def _as_webp(path: Path) -> str:
     """In base64; halved until it is small enough."""
     try:
-        with Image.open(path) as found:
+        with Image.open(path, formats=("PNG",)) as found:
             image = found.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ConfigError(f"{path}: no readable picture: {error}; evaluate again") from None

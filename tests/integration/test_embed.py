@@ -22,7 +22,7 @@ from raydml.config import EvaluateOptions
 from raydml.embed import embed
 from raydml.embedding import embed_subset
 from raydml.embedding_files import as_matrix
-from raydml.session import import_ray
+from raydml.session import joining
 from raydml.subjects import Opened, Subject, subjects_of
 from raydml.training import RunSpec, train
 from tests.conftest import changed, tiny_experiment
@@ -174,7 +174,7 @@ def test_a_killed_process_goes_on_with_the_blocks_that_are_missing(
     script.write_text(SLOW)
     notes.touch()
     words = ["embed", run, photographs, f"out={out}", "batch_size=2"]
-    joined = {**os.environ, "RAY_ADDRESS": import_ray().get_runtime_context().gcs_address}
+    joined = {**os.environ, **joining()}
     line = [sys.executable, str(script), str(notes), *map(str, words)]
     process = subprocess.Popen(line, env=joined, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -23,7 +23,7 @@ from raydml.evaluate import evaluate
 from raydml.history import read_history
 from raydml.looks import looks_of
 from raydml.metrics import retrieval_metrics
-from raydml.session import import_ray
+from raydml.session import joining
 from raydml.splits import Indices
 from raydml.training import RunSpec, train
 from tests.conftest import changed, tiny_experiment
@@ -202,8 +202,7 @@ def test_no_number_is_written_without_its_look(study: Study, monkeypatch: pytest
 
 
 def test_a_process_that_joins_this_cluster_evaluates_here(study: Study) -> None:
-    address = import_ray().get_runtime_context().gcs_address
-    joined = {**os.environ, "RAY_ADDRESS": address}
+    joined = {**os.environ, **joining()}
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
