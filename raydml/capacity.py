@@ -1,10 +1,11 @@
-"""What a machine or cluster has, what a trial needs, and how many trials run at a time. Pure arithmetic, no ray."""
+"""What machines have and may become, what a trial needs, and how many trials run at a time. Pure arithmetic, no ray."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -15,11 +16,69 @@ _FEEDING_CPUS = 1.0
 
 
 @dataclass(frozen=True)
-class Capacity:
-    """CPU cores and GPUs, of this machine or of a whole cluster."""
+class Machine:
+    """One machine. A worker lies on one: what two machines have left over holds none."""
 
     cpus: float
     gpus: float
+    memory_bytes: float = math.inf
+    """Inf where nobody says."""
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """Machines of a kind that an autoscaler starts, those that run included."""
+
+    name: str
+    machine: Machine
+    most: int
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The machines there are, and those that an autoscaler may have at a time."""
+
+    machines: tuple[Machine, ...]
+    node_types: tuple[NodeType, ...] = ()
+    most_workers: float = math.inf
+    """Machines of all node types together."""
+    head: Machine | None = None
+    """The one machine of a growing cluster that no autoscaler starts; it is one of `machines`."""
+
+    @classmethod
+    def single(cls, cpus: float, gpus: float) -> Capacity:
+        """That of one machine."""
+        return cls((Machine(cpus, gpus),))
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores of the machines there are."""
+        return sum(machine.cpus for machine in self.machines)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of the machines there are."""
+        return sum(machine.gpus for machine in self.machines)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known that could hold a worker: a head without CPUs holds none."""
+        kinds = (*self.machines, *(kind.machine for kind in self.node_types if kind.most > 0))
+        return any(machine.cpus > 0 or machine.gpus > 0 for machine in kinds)
+
+    def grown(self, worker: Worker) -> tuple[Machine, ...]:
+        """The machines when the cluster is as large as it may become, of the types that hold most of such workers.
+
+        Never fewer than there are: machines may have joined by hand.
+        """
+        if not self.node_types:
+            return self.machines
+        left, found = self.most_workers, [] if self.head is None else [self.head]
+        for kind in sorted(self.node_types, key=lambda kind: -slots(worker, [kind.machine])):
+            number = int(min(kind.most, left))
+            left -= number
+            found += [kind.machine] * number
+        return max((tuple(found), self.machines), key=lambda machines: slots(worker, machines))
 
 
 @dataclass(frozen=True)
@@ -37,11 +96,8 @@ def this_machine() -> Capacity:
     gpus = len(list(devices.iterdir())) if devices.is_dir() else 0
     if visible is not None:
         gpus = min(gpus, len([name for name in visible.split(",") if name.strip() and name.strip() != "-1"]))
-    return Capacity(float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else _count(), float(gpus))
-
-
-def _count() -> float:
-    return float(os.cpu_count() or 1)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Capacity.single(float(cpus), float(gpus))
 
 
 def require_images_for(config: ExperimentConfig, resources: Resources) -> None:
@@ -55,32 +111,69 @@ def require_images_for(config: ExperimentConfig, resources: Resources) -> None:
 
 
 def worker_of(resources: Resources, capacity: Capacity) -> Worker:
-    """One worker of a trial: with a GPU where `auto` finds any."""
-    if resources.gpus_per_worker == "auto":
-        return Worker(resources.cpus_per_worker, 1.0 if capacity.gpus >= 1 else 0.0)
-    return Worker(resources.cpus_per_worker, float(resources.gpus_per_worker))
+    """One worker of a trial: with a GPU where `auto` finds a machine that has one, or may have one started."""
+    if resources.gpus_per_worker != "auto":
+        return Worker(resources.cpus_per_worker, float(resources.gpus_per_worker))
+    kinds = (*capacity.machines, *(kind.machine for kind in capacity.node_types if kind.most > 0))
+    return Worker(resources.cpus_per_worker, 1.0 if any(machine.gpus >= 1 for machine in kinds) else 0.0)
 
 
 def surely_without_gpu(resources: Resources, capacity: Capacity | None) -> bool:
     """Whether a worker has no GPU whatever the machines are; None stands for machines that are not known yet."""
-    unknown = Capacity(math.inf, math.inf)
+    unknown = Capacity.single(math.inf, math.inf)
     return worker_of(resources, unknown if capacity is None else capacity).gpus == 0
 
 
+def slots(worker: Worker, machines: Iterable[Machine], num_bytes: float = 0.0) -> int:
+    """Workers that the machines hold, each on one of them; `num_bytes` is a worker's share of the memory."""
+    return sum(_fitting(worker, machine, num_bytes) for machine in machines)
+
+
+def _fitting(worker: Worker, machine: Machine, num_bytes: float) -> int:
+    has = ((machine.cpus, worker.cpus), (machine.gpus, worker.gpus), (machine.memory_bytes, num_bytes))
+    fits = [offered / asked for offered, asked in has if asked > 0]
+    return _whole(min(fits))
+
+
+def present_trials(resources: Resources, capacity: Capacity) -> int:
+    """How many trials the machines that are there hold at a time. A trial's workers may lie on several."""
+    return slots(worker_of(resources, capacity), capacity.machines) // resources.workers_per_trial
+
+
 def fitting_trials(resources: Resources, capacity: Capacity) -> int:
-    """How many trials the machines hold at a time. Raises ConfigError where they can never hold one."""
-    worker = worker_of(resources, capacity)
-    workers = resources.workers_per_trial
-    fits = [_whole(capacity.cpus / (worker.cpus * workers))]
-    if worker.gpus > 0:
-        fits.append(_whole(capacity.gpus / (worker.gpus * workers)))
-    if min(fits) < 1:
-        raise ConfigError(
-            f"resources: a trial needs {workers} x {worker.cpus:g} CPUs and {workers} x {worker.gpus:g} GPUs, "
-            f"but there are {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs "
-            f"(workers_per_trial={workers}, cpus_per_worker={worker.cpus:g}, gpus_per_worker={worker.gpus:g})"
-        )
-    return min(fits)
+    """How many trials the machines hold at a time, when they are as many as they may become.
+
+    Raises ConfigError where they can never hold one.
+    """
+    worker, workers = worker_of(resources, capacity), resources.workers_per_trial
+    held = slots(worker, capacity.grown(worker))
+    if held >= workers:
+        return held // workers
+    asked = (
+        f"resources: a trial needs {workers} x {worker.cpus:g} CPUs and {workers} x {worker.gpus:g} GPUs, "
+        f"each worker on one machine, but "
+    )
+    given = f"(workers_per_trial={workers}, cpus_per_worker={worker.cpus:g}, gpus_per_worker={worker.gpus:g})"
+    raise ConfigError(f"{asked}{_too_small(held, capacity)} {given}")
+
+
+def _too_small(held: int, capacity: Capacity) -> str:
+    if held:
+        return f"all machines together hold {held} such workers at most: {told(capacity)}"
+    return f"no machine holds one: {told(capacity)}"
+
+
+def told(capacity: Capacity) -> str:
+    """`2 x (4 CPUs, 1 GPUs), and an autoscaler that may have up to 3 gpu (8 CPUs, 1 GPUs)`."""
+    kinds = Counter(capacity.machines)
+    present = ", ".join(f"{number} x {_shown(kind)}" for kind, number in kinds.items()) or "none"
+    types = ", ".join(f"up to {kind.most} {kind.name} {_shown(kind.machine)}" for kind in capacity.node_types)
+    limit = f", {capacity.most_workers:g} in all" if capacity.node_types and capacity.most_workers < math.inf else ""
+    return f"machines: {present}" + (f"; an autoscaler may have {types}{limit}" if types else "")
+
+
+def _shown(machine: Machine) -> str:
+    return f"({machine.cpus:g} CPUs, {machine.gpus:g} GPUs)"
 
 
 def concurrency(resources: Resources, capacity: Capacity, *, limit: int | None, num_trials: int) -> int:
@@ -92,54 +185,63 @@ def concurrency(resources: Resources, capacity: Capacity, *, limit: int | None, 
 def embedding_actors(resources: Resources, capacity: Capacity) -> tuple[int, Worker]:
     """Number and size of the actors that embed a gallery; a core is left for the tasks that feed them.
 
-    Where there are too few cores the actors reserve less than asked for. Raises ConfigError where there are too few
+    Where there are too few cores the actors reserve less than asked for. Raises ConfigError where no machine has the
     GPUs for one.
     """
     worker = worker_of(resources, capacity)
-    free = max(0.0, capacity.cpus - _FEEDING_CPUS)
     if worker.gpus > 0:
-        number = _whole(capacity.gpus / worker.gpus)
-        if number < 1:
-            raise ConfigError(
-                f"resources: an embedding actor needs {worker.gpus:g} GPUs, but there are {capacity.gpus:g} GPUs "
-                f"(gpus_per_worker={worker.gpus:g})"
-            )
-        return number, Worker(min(worker.cpus, free / number), worker.gpus)
-    cpus = min(worker.cpus, free)
-    return max(1, _whole(free / cpus)) if cpus > 0 else 1, Worker(cpus, 0.0)
+        return _on_gpus(worker, capacity.grown(Worker(0.0, worker.gpus)))
+    return _on_cores(worker, capacity.grown(worker))
 
 
-@dataclass(frozen=True)
-class Machine:
-    """One machine of a cluster."""
+def _on_gpus(worker: Worker, machines: Sequence[Machine]) -> tuple[int, Worker]:
+    """As many as the GPUs hold; what cores these machines have is shared."""
+    without_cores = Worker(0.0, worker.gpus)
+    holding = {machine: slots(without_cores, [machine]) for machine in set(machines)}
+    number = slots(without_cores, machines)
+    if number < 1:
+        most = max((machine.gpus for machine in machines), default=0.0)
+        raise ConfigError(
+            f"resources: an embedding actor needs {worker.gpus:g} GPUs, but there are {most:g} GPUs "
+            f"on the largest machine (gpus_per_worker={worker.gpus:g})"
+        )
+    fed_elsewhere = any(machine.cpus >= _FEEDING_CPUS and not holding[machine] for machine in machines)
+    kept = 0.0 if fed_elsewhere else _FEEDING_CPUS
+    free = min(max(0.0, machine.cpus - kept) / fits for machine, fits in holding.items() if fits)
+    return number, Worker(min(worker.cpus, free), worker.gpus)
 
-    cpus: float
-    gpus: float
-    memory_bytes: float
+
+def _on_cores(worker: Worker, machines: Sequence[Machine]) -> tuple[int, Worker]:
+    """As many as fit beside a core of one machine, of which the fewest are then lost."""
+    lost = [
+        slots(worker, [machine]) - slots(worker, [Machine(machine.cpus - _FEEDING_CPUS, machine.gpus)])
+        for machine in machines
+        if machine.cpus >= _FEEDING_CPUS
+    ]
+    number = slots(worker, machines) - min(lost, default=0)
+    if number >= 1 and lost:
+        return number, worker
+    free = max((machine.cpus - _FEEDING_CPUS for machine in machines), default=0.0)
+    return 1, Worker(min(worker.cpus, max(0.0, free)), 0.0)
 
 
-def counting_actors(
-    resources: Resources, capacity: Capacity, machines: Sequence[Machine], num_bytes: int, most: int
-) -> tuple[int, Worker]:
+def counting_actors(resources: Resources, capacity: Capacity, num_bytes: int, most: int) -> tuple[int, Worker]:
     """Number, at most `most`, and size of the actors that hold shards of a gallery, `num_bytes` with one each.
 
     Raises ConfigError where no machine has room for one.
     """
     worker = worker_of(resources, capacity)
-    number = sum(_fitting(worker, machine, num_bytes) for machine in machines)
+    machines = capacity.grown(worker)
+    number = slots(worker, machines, num_bytes)
     if number < 1:
-        cpus, gpus, memory = (max((getattr(m, f.name) for m in machines), default=0.0) for f in fields(Machine))
+        able = [machine for machine in machines if slots(worker, [machine])] or machines
+        cpus, gpus, memory = (max((getattr(m, f.name) for m in able), default=0.0) for f in fields(Machine))
         raise ConfigError(
             f"shards: an actor needs {worker.cpus:g} CPUs, {worker.gpus:g} GPUs and {num_bytes / 1e9:.1f} GB, "
             f"but the largest machines have {cpus:g} CPUs, {gpus:g} GPUs and {memory / 1e9:.1f} GB: more shards are "
             f"smaller (cpus_per_worker={worker.cpus:g}, gpus_per_worker={worker.gpus:g})"
         )
     return min(number, most), worker
-
-
-def _fitting(worker: Worker, machine: Machine, num_bytes: int) -> int:
-    fits = [_whole(machine.cpus / worker.cpus), _whole(machine.memory_bytes / num_bytes)]
-    return min([*fits, _whole(machine.gpus / worker.gpus)] if worker.gpus > 0 else fits)
 
 
 def _whole(ratio: float) -> int:

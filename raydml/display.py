@@ -20,6 +20,7 @@ from raydml.record import FAILURE, STATES, best_of, pareto_front, point_of, rank
 from raydml.space import Study
 
 _SHOWN_TRIALS = 8
+NOBODY_WAITS = "nothing waits for machines any more"
 
 
 def shown(value: Scalar) -> str:
@@ -49,6 +50,7 @@ class SearchDisplay:
         self._running: dict[int, _Progress] = {}
         self._ended: list[FrozenTrial] = [trial for trial in earlier if trial.state.is_finished()]
         self._started = time.monotonic()
+        self._waits: str | None = None
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> SearchDisplay:
@@ -91,6 +93,11 @@ class SearchDisplay:
         progress = self._running.pop(trial.number)
         self._say(f"trial {trial.number:>3} waits at epoch {trial.last_step or 0}/{progress.num_epochs}: time is up")
 
+    def waiting(self, line: str | None) -> None:
+        """What is said of trials that wait for machines; None where none waits any more."""
+        self._waits = line
+        self._say(line or NOBODY_WAITS)
+
     @property
     def _metric(self) -> str:
         return self._study.search.metric
@@ -121,7 +128,9 @@ class SearchDisplay:
             table.add_row(str(number), "running", where, value, *unknown, *values, style="cyan")
         for trial in shown_trials:
             table.add_row(*map(Text, _row(trial, self._study)))
-        return Group(Text(self._note), table, Text(f"{elapsed // 60}:{elapsed % 60:02d} elapsed, best {self._best()}"))
+        waits = [] if self._waits is None else [Text(self._waits, style="yellow")]
+        clock = Text(f"{elapsed // 60}:{elapsed % 60:02d} elapsed, best {self._best()}")
+        return Group(Text(self._note), table, *waits, clock)
 
 
 def leaderboard(study: Study, trials: Iterable[FrozenTrial]) -> Table:

@@ -27,7 +27,7 @@ class Keeper:
         self._study, self._folder, self._memory, self._display = study, folder, memory, display
         self._clock = clock
         self._dropped: set[int] = set()
-        self.paused = display.paused
+        self.paused, self.waiting = display.paused, display.waiting
 
     def out_of_time(self) -> bool:
         """Whether the hours of the search are over."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from raydml.display import NOBODY_WAITS
 from raydml.repeats import Repetition
 from raydml.space import Study
 
@@ -52,6 +53,10 @@ class PhaseDisplay:
         line = f"{self._phase} {run.directory.name} {what} [{self._ended}/{self._total} runs]"
         self._console.print(Text(line), soft_wrap=True)
         self._refresh()
+
+    def waiting(self, line: str | None) -> None:
+        """What is said of runs that wait for machines; None where none waits any more."""
+        self._console.print(Text(f"{self._phase}: {line or NOBODY_WAITS}"), soft_wrap=True)
 
     def _show(self, run: Repetition, epoch: int) -> None:
         self._running[run.directory.name] = f"{run.directory.name} {epoch}/{run.config.training.num_epochs}"

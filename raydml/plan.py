@@ -11,7 +11,7 @@ from rich.table import Table
 from raydml import price, yamlfile
 from raydml.capacity import Capacity, concurrency, fitting_trials, this_machine, worker_of
 from raydml.caveats import opening_lines
-from raydml.config import LEARNING, ConfigError, SamplerName, SearchConfig
+from raydml.config import LEARNING, ConfigError, Resources, SamplerName, SearchConfig
 from raydml.objectives import described
 from raydml.session import joins_cluster
 from raydml.space import Study
@@ -124,10 +124,17 @@ def search_lines(search: SearchConfig) -> Iterator[str]:
 
 
 def _machine_lines(study: Study, num_trials: int) -> Iterator[str]:
-    capacity = this_machine()
-    worker = worker_of(study.resources, capacity)
-    workers = study.resources.workers_per_trial
-    yield f"a trial needs: {workers} workers x {worker.cpus:g} CPUs and {worker.gpus:g} GPUs"
-    if not joins_cluster():
-        at_a_time = trials_at_a_time(study, capacity, num_trials)
-        yield f"this machine: {capacity.cpus:g} CPUs, {capacity.gpus:g} GPUs: {at_a_time} at a time"
+    resources, capacity = study.resources, this_machine()
+    if joins_cluster():
+        # What the cluster's machines are is asked once it is joined.
+        gpus = "1 where a machine has any, else 0" if resources.gpus_per_worker == "auto" else resources.gpus_per_worker
+        yield _needed(resources, gpus if isinstance(gpus, str) else f"{gpus:g}")
+        yield "machines: those of the cluster, which is asked once it is joined"
+        return
+    yield _needed(resources, f"{worker_of(resources, capacity).gpus:g}")
+    at_a_time = trials_at_a_time(study, capacity, num_trials)
+    yield f"this machine: {capacity.cpus:g} CPUs, {capacity.gpus:g} GPUs: {at_a_time} at a time"
+
+
+def _needed(resources: Resources, gpus: str) -> str:
+    return f"a trial needs: {resources.workers_per_trial} workers x {resources.cpus_per_worker:g} CPUs and {gpus} GPUs"

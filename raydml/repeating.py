@@ -37,6 +37,9 @@ class Listener(Protocol):
     def ended(self, run: Repetition, failure: str | None) -> None:
         """A run reached its last epoch, or failed."""
 
+    def waiting(self, line: str | None) -> None:
+        """What is said of runs that wait for machines; None where none waits any more."""
+
 
 class RepetitionSearcher(Searcher):
     """Hands out a list of runs."""
@@ -116,7 +119,7 @@ def run_repetitions(
         return {}
     capacity = machines()
     searcher = RepetitionSearcher(study, folder, due, capacity, listener)
-    run_trials(study, folder.path, searcher, num_trials=len(due), capacity=capacity)
+    run_trials(study, folder.path, searcher, num_trials=len(due), capacity=capacity, say=listener.waiting)
     if any(not run.trained() and run.directory not in searcher.failures for run, _ in due):
         raise KeyboardInterrupt
     stopped = {run.directory for run, _ in due if run.failure() is not None}

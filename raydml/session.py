@@ -7,10 +7,15 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+from rich.console import Console
+
+from raydml import autoscaler
 from raydml.capacity import Capacity, Machine, this_machine
 from raydml.config import ConfigError
 from raydml.local_ray import environment_to_join, guard_token, on_loopback
@@ -20,18 +25,24 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the old output is the silent one; ours replaces it
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl and event files are ours
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports its reason instead of a metric
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # raydml.admission decides how many trials wait for machines
+    # What waits for machines is told by raydml: Tune's own warning knows no autoscaler.
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1e9",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "1e9",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     # A report takes at least this long: the default of 2 s would cost more than a small epoch.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    # Workers wait for their machines as long as it takes (a month): Ray Train counts a time-out as a failure.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2592000",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 # An attempt to join takes a second where the token is refused, and half a minute where nobody answers: not twenty.
 _JOINING = {"RAY_NUM_REDIS_GET_RETRIES": "3"}
+
+_POLL_S = 1.0
 
 
 def import_ray() -> Any:  # noqa: ANN401
@@ -47,7 +58,8 @@ def import_ray() -> Any:  # noqa: ANN401
 def connected(*, verbose: bool = False) -> Iterator[Capacity]:
     """A running Ray: the cluster of RAY_ADDRESS (a submitted job has it), else one on this machine that ends with us.
 
-    A connection that exists already, as in a notebook or a test, is used and left open.
+    A connection that exists already, as in a notebook or a test, is used and left open. A cluster of which nothing is
+    known that could hold a worker is waited for.
     """
     ray = import_ray()
     ours = not ray.is_initialized()
@@ -55,17 +67,18 @@ def connected(*, verbose: bool = False) -> Iterator[Capacity]:
         _connect(ray, verbose=verbose)
         _end_in_order()
     try:
-        yield _capacity(ray)
+        yield _known_capacity(ray)
     finally:
         if ours:
             ray.shutdown()
 
 
 def capacity_ahead() -> Capacity | None:
-    """What `connected` will find; None where that is a cluster which is yet to be joined."""
+    """What `connected` will find; None where that is a cluster which is yet to be joined, or has no machine yet."""
     ray = import_ray()
     if ray.is_initialized():
-        return _capacity(ray)
+        found = _capacity(ray)
+        return found if found.known else None
     return None if joins_cluster() else this_machine()
 
 
@@ -74,16 +87,41 @@ def joins_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
+def now(capacity: Capacity) -> Capacity:
+    """The same cluster with the machines that it has now."""
+    head, machines = _machines(import_ray())
+    return replace(capacity, head=head, machines=machines)
+
+
 def _capacity(ray: Any) -> Capacity:  # noqa: ANN401
-    resources = ray.cluster_resources()
-    return Capacity(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)))
+    head, machines = _machines(ray)
+    growth = autoscaler.growth()
+    return Capacity(machines, growth.node_types, growth.most_workers, head)
 
 
-def machines() -> list[Machine]:
-    """Those of the cluster that is connected, with the memory that Ray gives to tasks and actors."""
-    alive = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
-    names = ("CPU", "GPU", "memory")
-    return [Machine(*(float(resources.get(name, 0.0)) for name in names)) for resources in alive]
+def _machines(ray: Any) -> tuple[Machine | None, tuple[Machine, ...]]:  # noqa: ANN401
+    """The head, and all that are alive, with the memory that Ray gives to tasks and actors."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    heads = [autoscaler.machine_of(resources) for resources in alive if "node:__internal_head__" in resources]
+    return (heads[0] if heads else None), tuple(map(autoscaler.machine_of, alive))
+
+
+def _known_capacity(ray: Any) -> Capacity:  # noqa: ANN401
+    """Waits for a first machine where the cluster has none but its head, and no node types that could be read."""
+    capacity = _capacity(ray)
+    if capacity.known:
+        return capacity
+    Console(stderr=True).print("waits for a machine: the cluster has none yet but its head", highlight=False)
+    # An autoscaler starts none before something asks for it.
+    from ray.util import placement_group, remove_placement_group
+
+    asking = placement_group([{"CPU": 1}])
+    try:
+        while not (capacity := _capacity(ray)).known:
+            time.sleep(_POLL_S)
+    finally:
+        remove_placement_group(asking)
+    return capacity
 
 
 def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401

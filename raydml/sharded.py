@@ -18,7 +18,7 @@ from raydml.config import ConfigError, Resources, Wanted
 from raydml.data.building import Progress
 from raydml.data.listing import GALLERY, QUERY
 from raydml.per_query import QueryMetrics
-from raydml.session import connected, import_ray, machines, reason_of
+from raydml.session import connected, import_ray, reason_of
 from raydml.shard_actor import ShardActor
 from raydml.shard_counts import BLOCKS_AT_HAND, Counts, Queries
 from raydml.shards import Columns, Gallery, cut, rows_of
@@ -58,7 +58,7 @@ def count_sharded(
         queries = Queries(stored, columns, rows_of(columns, QUERY), gallery.index, put)
         counts = Counts(queries, wanted, put)
         num_bytes = _ACTOR_BYTES + max(map(gallery.num_rows, range(gallery.num_shards))) * (4 * stored.dim + 16)
-        number, worker = counting_actors(resources, capacity, machines(), num_bytes, gallery.num_shards)
+        number, worker = counting_actors(resources, capacity, num_bytes, gallery.num_shards)
         crew = _Crew(gallery, queries, counts, lambda: _new_actor(stored, worker, num_bytes))
         try:
             crew.run(number, progress)

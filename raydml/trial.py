@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from raydml import gpu_memory
 from raydml.config import ConfigError, Resources
 from raydml.epoch import TrainingStoppedError
 from raydml.record import FAILURE, STOPPED
@@ -43,6 +44,7 @@ class InlineTrial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Goes over to another trial."""
         self.cleanup()
+        gpu_memory.give_back()
         self.setup(new_config)
         return True
 
@@ -62,6 +64,7 @@ class InlineTrial(tune.Trainable):
     def _advance(self) -> dict[str, float]:
         if self._run is None:
             torch.set_num_threads(max(1, int(self._task.worker.cpus)))
+            gpu_memory.keep_to_share(self._task.worker.gpus)
             self._run = RecordedRun(self._task, device=torch.device("cuda" if self._task.worker.gpus > 0 else "cpu"))
         row = self._run.advance()
         assert row is not None, "a trial is not stepped behind its last epoch"

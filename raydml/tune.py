@@ -25,7 +25,7 @@ from rich.console import Console
 from raydml import atomic, checkpoint, identity, objectives, tensorboard, warm_start, yamlfile
 from raydml.baseline import raw_pixel_metrics
 from raydml.budget import Clock
-from raydml.capacity import Capacity, Worker, surely_without_gpu, worker_of
+from raydml.capacity import Capacity, Worker, surely_without_gpu, told, worker_of
 from raydml.caveats import stamp
 from raydml.config import ConfigError, ExperimentConfig, Scalar
 from raydml.data.cache import ImageSet
@@ -40,7 +40,7 @@ from raydml.record import best_of, point_of, trial_directory
 from raydml.recorded import Task
 from raydml.repeats import Candidate, winner_of
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
-from raydml.session import capacity_ahead, connected
+from raydml.session import capacity_ahead, connected, joins_cluster
 from raydml.space import Study, metric_names
 from raydml.study_folder import StudyFolder
 from raydml.training import RunSpec, require_trainable
@@ -128,7 +128,10 @@ def _search(
 
         if _remaining(study, memory) and not keeper.out_of_time():
             with clock, display:
-                _run(study, folder, memory, machines(), keeper, warm.trials)
+                capacity = machines()
+                if joins_cluster():
+                    console.print(told(capacity), highlight=False, soft_wrap=True)
+                _run(study, folder, memory, capacity, keeper, warm.trials)
         keeper.drop_checkpoints()
         trials = memory.get_trials()
         best = best_of(trials)
@@ -169,6 +172,7 @@ def _run(
         searcher,
         num_trials=searcher.num_to_run,
         capacity=capacity,
+        say=keeper.waiting,
         scheduler=scheduler,
         stop=searcher.stop,
     )

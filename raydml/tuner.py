@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from raydml.capacity import Capacity, worker_of
-from raydml.plan import trials_at_a_time
+from raydml.admission import Admission, Looks, Say
+from raydml.capacity import Capacity, fitting_trials, worker_of
 from raydml.session import import_ray
 from raydml.space import Study
 from raydml.trial import trainable_of
@@ -34,23 +34,28 @@ def run_trials(
     *,
     num_trials: int,
     capacity: Capacity,
+    say: Say,
     scheduler: TrialScheduler | None = None,
     stop: Stop = _never,
 ) -> None:
     """Runs as many trials as the searcher suggests, at most `num_trials`, as many at a time as fit.
 
-    Returns when they have ended, and after a Ctrl-C as well: Tune catches the first one itself.
+    `say` is told what waits for machines. Returns when they have ended, and after a Ctrl-C as well: Tune catches the
+    first one itself. Raises ConfigError where no machine can ever hold a trial, StorageError where nothing can be stored.
     """
+    fitting_trials(study.resources, capacity)
     worker = worker_of(study.resources, capacity)
+    chosen = study.search.max_concurrent
+    limit = num_trials if chosen == "auto" else min(chosen, num_trials)
+    admission = Admission(searcher, study.resources, capacity, limit=max(1, limit), say=say)
     scratch = directory / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         trainable_of(study.resources, worker.cpus, worker.gpus),
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
+            search_alg=admission,
             scheduler=scheduler or FIFOScheduler(),
             num_samples=num_trials,
-            max_concurrent_trials=trials_at_a_time(study, capacity, num_trials),
             # A group's trial holds the handle of its workers: only an inline one can start over.
             reuse_actors=study.resources.workers_per_trial == 1,
         ),
@@ -58,12 +63,15 @@ def run_trials(
             name="search",
             storage_path=str(scratch),
             verbose=0,
-            stop=stop,
+            callbacks=[Looks(admission)],
+            stop=lambda trial_id, result: admission.failure is not None or stop(trial_id, result),
             failure_config=tune.FailureConfig(max_failures=study.search.max_retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
     tuner.fit()
+    if admission.failure is not None:
+        raise admission.failure
     shutil.rmtree(scratch, ignore_errors=True)
 
 

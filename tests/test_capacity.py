@@ -30,13 +30,13 @@ def resources(workers: int = 1, cpus: float = 1, gpus: float | None = None) -> R
 @pytest.mark.parametrize(
     ("gpus_per_worker", "capacity", "worker"),
     [
-        (None, Capacity(4, 0), Worker(2, 0)),
-        (None, Capacity(4, 1), Worker(2, 1)),
-        (None, Capacity(4, 8), Worker(2, 1)),
-        (None, Capacity(4, 0.5), Worker(2, 0)),
-        (0, Capacity(4, 8), Worker(2, 0)),
-        (0.25, Capacity(4, 1), Worker(2, 0.25)),
-        (2, Capacity(4, 0), Worker(2, 2)),
+        (None, Capacity.single(4, 0), Worker(2, 0)),
+        (None, Capacity.single(4, 1), Worker(2, 1)),
+        (None, Capacity.single(4, 8), Worker(2, 1)),
+        (None, Capacity.single(4, 0.5), Worker(2, 0)),
+        (0, Capacity.single(4, 8), Worker(2, 0)),
+        (0.25, Capacity.single(4, 1), Worker(2, 0.25)),
+        (2, Capacity.single(4, 0), Worker(2, 2)),
     ],
 )
 def test_auto_takes_one_gpu_where_there_is_one(
@@ -48,12 +48,12 @@ def test_auto_takes_one_gpu_where_there_is_one(
 @pytest.mark.parametrize(
     ("gpus_per_worker", "capacity", "sure"),
     [
-        (None, Capacity(4, 0), True),
-        (None, Capacity(4, 1), False),
+        (None, Capacity.single(4, 0), True),
+        (None, Capacity.single(4, 1), False),
         (None, None, False),
-        (0, Capacity(4, 8), True),
+        (0, Capacity.single(4, 8), True),
         (0, None, True),
-        (1, Capacity(4, 0), False),
+        (1, Capacity.single(4, 0), False),
     ],
 )
 def test_a_cluster_that_is_not_joined_yet_may_have_gpus(
@@ -65,21 +65,21 @@ def test_a_cluster_that_is_not_joined_yet_may_have_gpus(
 @pytest.mark.parametrize(
     ("asked", "capacity", "trials"),
     [
-        (resources(), Capacity(2, 0), 2),
-        (resources(), Capacity(16, 1), 1),  # the GPU is what runs out
-        (resources(), Capacity(2, 8), 2),  # the cores are
-        (resources(gpus=0), Capacity(16, 1), 16),
-        (resources(gpus=0.25), Capacity(16, 1), 4),
-        (resources(cpus=4), Capacity(10, 0), 2),
-        (resources(cpus=0.5), Capacity(2, 0), 4),
-        (resources(workers=2), Capacity(8, 4), 2),
-        (resources(workers=4, cpus=2, gpus=0), Capacity(17, 0), 2),
+        (resources(), Capacity.single(2, 0), 2),
+        (resources(), Capacity.single(16, 1), 1),  # the GPU is what runs out
+        (resources(), Capacity.single(2, 8), 2),  # the cores are
+        (resources(gpus=0), Capacity.single(16, 1), 16),
+        (resources(gpus=0.25), Capacity.single(16, 1), 4),
+        (resources(cpus=4), Capacity.single(10, 0), 2),
+        (resources(cpus=0.5), Capacity.single(2, 0), 4),
+        (resources(workers=2), Capacity.single(8, 4), 2),
+        (resources(workers=4, cpus=2, gpus=0), Capacity.single(17, 0), 2),
         # What is exact on paper is exact: 0.3 / 0.1 is 2.999... in floating point
-        (resources(cpus=0.1), Capacity(0.3, 0), 3),
-        (resources(cpus=0.1, workers=3), Capacity(0.3, 0), 1),
-        (resources(cpus=0.1 * 3), Capacity(0.3, 0), 1),
-        (resources(gpus=0.1), Capacity(100, 0.7), 7),
-        (resources(cpus=1.0001), Capacity(3, 0), 2),
+        (resources(cpus=0.1), Capacity.single(0.3, 0), 3),
+        (resources(cpus=0.1, workers=3), Capacity.single(0.3, 0), 1),
+        (resources(cpus=0.1 * 3), Capacity.single(0.3, 0), 1),
+        (resources(gpus=0.1), Capacity.single(100, 0.7), 7),
+        (resources(cpus=1.0001), Capacity.single(3, 0), 2),
     ],
 )
 def test_trials_fit_as_often_as_the_scarcest_resource_allows(asked: Resources, capacity: Capacity, trials: int) -> None:
@@ -89,11 +89,11 @@ def test_trials_fit_as_often_as_the_scarcest_resource_allows(asked: Resources, c
 @pytest.mark.parametrize(
     ("asked", "capacity", "numbers"),
     [
-        (resources(workers=64), Capacity(2, 0), ("64 x 1 CPUs", "2 CPUs", "workers_per_trial=64")),
-        (resources(cpus=2.5), Capacity(2, 0), ("1 x 2.5 CPUs", "2 CPUs", "cpus_per_worker=2.5")),
-        (resources(gpus=1), Capacity(2, 0), ("1 x 1 GPUs", "0 GPUs", "gpus_per_worker=1")),
-        (resources(gpus=0.5), Capacity(2, 0.4), ("0.5 GPUs", "0.4 GPUs", "gpus_per_worker=0.5")),
-        (resources(workers=3), Capacity(8, 2), ("3 x 1 GPUs", "2 GPUs", "workers_per_trial=3")),
+        (resources(workers=64), Capacity.single(2, 0), ("64 x 1 CPUs", "2 CPUs", "workers_per_trial=64")),
+        (resources(cpus=2.5), Capacity.single(2, 0), ("1 x 2.5 CPUs", "2 CPUs", "cpus_per_worker=2.5")),
+        (resources(gpus=1), Capacity.single(2, 0), ("1 x 1 GPUs", "0 GPUs", "gpus_per_worker=1")),
+        (resources(gpus=0.5), Capacity.single(2, 0.4), ("0.5 GPUs", "0.4 GPUs", "gpus_per_worker=0.5")),
+        (resources(workers=3), Capacity.single(8, 2), ("3 x 1 GPUs", "2 GPUs", "workers_per_trial=3")),
     ],
 )
 def test_what_can_never_fit_is_refused_with_the_numbers(
@@ -112,20 +112,20 @@ def test_what_can_never_fit_is_refused_with_the_numbers(
 def test_concurrency_is_the_smallest_of_machine_limit_and_trials(
     limit: int | None, num_trials: int, at_a_time: int
 ) -> None:
-    assert concurrency(resources(), Capacity(8, 0), limit=limit, num_trials=num_trials) == at_a_time
+    assert concurrency(resources(), Capacity.single(8, 0), limit=limit, num_trials=num_trials) == at_a_time
 
 
 @pytest.mark.parametrize(
     ("asked", "capacity", "number", "worker"),
     [
-        (resources(), Capacity(8, 0), 7, Worker(1, 0)),  # a core is left for the tasks that feed them
-        (resources(), Capacity(2, 0), 1, Worker(1, 0)),
-        (resources(cpus=4), Capacity(16, 0), 3, Worker(4, 0)),
-        (resources(cpus=4), Capacity(4, 0), 1, Worker(3, 0)),  # smaller rather than starving its own input
-        (resources(cpus=0.1), Capacity(3.3, 0), 23, Worker(0.1, 0)),  # 2.3 / 0.1 is 22.999...
-        (resources(), Capacity(16, 4), 4, Worker(1, 1)),
-        (resources(gpus=0.5), Capacity(16, 2), 4, Worker(1, 0.5)),
-        (resources(gpus=0), Capacity(8, 4), 7, Worker(1, 0)),
+        (resources(), Capacity.single(8, 0), 7, Worker(1, 0)),  # a core is left for the tasks that feed them
+        (resources(), Capacity.single(2, 0), 1, Worker(1, 0)),
+        (resources(cpus=4), Capacity.single(16, 0), 3, Worker(4, 0)),
+        (resources(cpus=4), Capacity.single(4, 0), 1, Worker(3, 0)),  # smaller rather than starving its own input
+        (resources(cpus=0.1), Capacity.single(3.3, 0), 23, Worker(0.1, 0)),  # 2.3 / 0.1 is 22.999...
+        (resources(), Capacity.single(16, 4), 4, Worker(1, 1)),
+        (resources(gpus=0.5), Capacity.single(16, 2), 4, Worker(1, 0.5)),
+        (resources(gpus=0), Capacity.single(8, 4), 7, Worker(1, 0)),
     ],
 )
 def test_embedding_actors_fill_the_machine_but_for_one_core(
@@ -141,7 +141,7 @@ def test_embedding_actors_fill_the_machine_but_for_one_core(
 @pytest.mark.parametrize("asked", [resources(), resources(cpus=0.25), resources(cpus=4)], ids=["1", "0.25", "4"])
 def test_embedding_actors_never_take_the_core_that_feeds_them(asked: Resources, cpus: float, gpus: float) -> None:
     """Ray Data reads in tasks of one core: without a free one an evaluation waits for ever, silently."""
-    number, worker = embedding_actors(asked, Capacity(cpus, gpus))
+    number, worker = embedding_actors(asked, Capacity.single(cpus, gpus))
     assert number >= 1
     assert number * worker.gpus <= gpus
     assert number * worker.cpus + 1 <= cpus + 1e-6
@@ -150,8 +150,8 @@ def test_embedding_actors_never_take_the_core_that_feeds_them(asked: Resources, 
 @pytest.mark.parametrize(
     ("asked", "capacity", "numbers"),
     [
-        (resources(gpus=1), Capacity(2, 0), ("1 GPUs", "0 GPUs", "gpus_per_worker=1")),
-        (resources(gpus=4), Capacity(8, 2), ("4 GPUs", "2 GPUs", "gpus_per_worker=4")),
+        (resources(gpus=1), Capacity.single(2, 0), ("1 GPUs", "0 GPUs", "gpus_per_worker=1")),
+        (resources(gpus=4), Capacity.single(8, 2), ("4 GPUs", "2 GPUs", "gpus_per_worker=4")),
     ],
 )
 def test_an_embedding_actor_that_can_never_start_is_refused(
@@ -185,7 +185,7 @@ def test_this_machine_counts_the_cores_of_this_process_and_hides_what_is_hidden(
         assert this_machine().cpus == len(os.sched_getaffinity(0))
 
 
-MACHINES = [Machine(4, 0, 10e9), Machine(16, 2, 100e9), Machine(1, 0, 1e9)]
+MACHINES = (Machine(4, 0, 10e9), Machine(16, 2, 100e9), Machine(1, 0, 1e9))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ MACHINES = [Machine(4, 0, 10e9), Machine(16, 2, 100e9), Machine(1, 0, 1e9)]
 def test_actors_that_hold_shards_fit_by_cores_by_gpus_and_by_memory(
     asked: Resources, num_bytes: float, most: int, number: int
 ) -> None:
-    found, worker = counting_actors(asked, Capacity(21, 2), MACHINES, int(num_bytes), most)
+    found, worker = counting_actors(asked, Capacity(MACHINES), int(num_bytes), most)
     assert found == number
     assert worker.cpus == asked.cpus_per_worker
 
@@ -220,7 +220,7 @@ def test_actors_that_hold_shards_fit_by_cores_by_gpus_and_by_memory(
 def test_a_shard_that_fits_no_machine_is_refused(asked: Resources, num_bytes: float, numbers: tuple[str, ...]) -> None:
     """Ray would wait for ever."""
     with pytest.raises(ConfigError, match=r"^shards: ") as caught:
-        counting_actors(asked, Capacity(21, 2), MACHINES, int(num_bytes), 4)
+        counting_actors(asked, Capacity(MACHINES), int(num_bytes), 4)
     assert all(number in str(caught.value) for number in numbers)
     with pytest.raises(ConfigError):
-        counting_actors(asked, Capacity(0, 0), [], int(num_bytes), 4)
+        counting_actors(asked, Capacity(()), int(num_bytes), 4)

@@ -71,6 +71,24 @@ def printed(table: Table) -> list[list[str]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
+def test_what_waits_for_machines_is_a_line_until_nothing_waits(study: Study) -> None:
+    console = plain()
+    with SearchDisplay(study, console, earlier=[], note="") as display:
+        display.waiting("0001 waits for 1 x (4 CPUs, 1 GPUs)")
+        display.waiting(None)
+    assert lines_of(console) == ["0001 waits for 1 x (4 CPUs, 1 GPUs)", "nothing waits for machines any more"]
+
+
+def test_in_a_terminal_it_stands_below_the_table_and_goes(study: Study) -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    with SearchDisplay(study, console, earlier=[], note="") as display:
+        for line, shown_there in (("0001 waits for 1 x", True), (None, False)):
+            display.waiting(line)
+            text = plain()
+            text.print(display._table())
+            assert ("0001 waits for 1 x" in text_of(text)) is shown_there
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.123456, "0.1235"), (0.5, "0.5"), (1e-5, "1e-05"), (128, "128"), (12345678, "12345678"), ("cosine", "cosine")],

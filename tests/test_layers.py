@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     (
         *("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity", "budget", "caveats"),
-        *("history", "jsonfile", "objectives", "price", "looks", "inside", "patience", "scratch"),
+        *("history", "jsonfile", "objectives", "price", "looks", "inside", "patience", "scratch", "waiting"),
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),
-        *("counting", "torch_defects", "stored", "shards", "waves", "block_folder", "storage"),
+        *("counting", "torch_defects", "gpu_memory", "stored", "shards", "waves", "block_folder", "storage"),
     ),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),
@@ -33,10 +33,10 @@ LAYERS = (
     ("model_training", "fold_models", "training", "identity", "runs"),
     (
         *("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "embedding_pool"),
-        *("subjects", "recorded", "study_folder", "local_ray", "generations"),
+        *("subjects", "recorded", "study_folder", "local_ray", "generations", "autoscaler"),
     ),
     (
-        *("train", "trial", "tuner", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),
+        *("train", "trial", "tuner", "admission", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),
         *("warm_start", "report", "measurement", "evaluation_files", "embed", "export", "export_checks", "sharded"),
         *("pictures", "neighbor_pictures", "query", "query_answers", "query_files", "query_galleries"),
     ),

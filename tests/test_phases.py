@@ -35,6 +35,9 @@ class Recorder:
     def ended(self, run: Repetition, failure: str | None) -> None:
         self.events.append((f"ended: {failure}", run.directory.name))
 
+    def waiting(self, line: str | None) -> None:
+        self.events.append(("waiting", str(line)))
+
 
 def searcher_of(study: Study, *runs: Repetition) -> tuple[RepetitionSearcher, Recorder]:
     listener = Recorder()
@@ -42,7 +45,7 @@ def searcher_of(study: Study, *runs: Repetition) -> tuple[RepetitionSearcher, Re
         study,
         study_folder(runs[0].directory.parents[1]),
         [(run, spec_of(study, run)) for run in runs],
-        Capacity(2, 0),
+        Capacity.single(2, 0),
         listener,
     ), listener
 

@@ -118,3 +118,20 @@ def test_a_sampler_that_does_not_learn_takes_no_warm_start(sampler: str) -> None
 def test_a_search_has_some_time(hours: float) -> None:
     with pytest.raises(ConfigError, match=r"search\.max_hours: must be greater than 0"):
         study_of(max_hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus"),
+    [("auto", "1 where a machine has any, else 0"), ("0.25", "0.25"), ("2", "2")],
+)
+def test_check_says_nothing_of_machines_that_it_cannot_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str, gpus: str
+) -> None:
+    """On a machine without a GPU, of a cluster that may have many: nothing is refused, nothing is promised."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    settings = [f"resources.gpus_per_worker={setting}", "resources.cpus_per_worker=512"]
+    assert cli.main(["tune", STUDY, "--check", *settings]) == 0
+    out = capsys.readouterr().out
+    assert f"a trial needs: 1 workers x 512 CPUs and {gpus} GPUs\n" in out
+    assert "machines: those of the cluster, which is asked once it is joined\n" in out
+    assert "this machine" not in out

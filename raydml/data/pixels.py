@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydml import gpu_memory
 from raydml.data.augment import Crops
 from raydml.data.decoding import Pixels
 from raydml.data.host_crops import centre_rows, crop_rows
 from raydml.data.streaming import StreamedPixels
 from raydml.splits import Indices
 
-# Pixels stay on the GPU where they take at most this share of its free memory.
+# Pixels stay on the GPU where they take at most this share of the memory that this process may still take of it.
 _RESIDENT_SHARE = 0.25
 _UPLOADED_AT_A_TIME = 1024
 
@@ -38,8 +39,8 @@ class PixelSource:
         self._input_size = input_size or self.height
         self._resident: Tensor | None = None
         if device.type == "cuda" and isinstance(images, np.ndarray) and not taken_once:
-            free, _ = torch.cuda.mem_get_info(device)
-            if len(index) * int(np.prod(images.shape[1:])) <= _RESIDENT_SHARE * free:
+            num_bytes = len(index) * int(np.prod(images.shape[1:]))
+            if num_bytes <= _RESIDENT_SHARE * gpu_memory.free_bytes(device):
                 self._resident = _uploaded(images, index, device)
 
     def __len__(self) -> int:

@@ -74,7 +74,7 @@ def test_blocks_of_any_size_come_back_as_they_were_asked_for(root: Path, tmp_pat
     listing = list_photos(config_at(root, tmp_path))
     positions = np.random.default_rng(0).permutation(200)
     blocks = np.split(positions, [1, 90, 93])
-    found = list(decode_on_cluster(listing, SIZE, blocks, Capacity(2.0, 0.0)))
+    found = list(decode_on_cluster(listing, SIZE, blocks, Capacity.single(2.0, 0.0)))
     assert sorted(tuple(block.positions) for block in found) == sorted(map(tuple, blocks))
     for block in found:
         oracle = decode_block(listing, SIZE, block.positions)
@@ -89,7 +89,7 @@ def test_a_killed_worker_loses_nothing(root: Path, tmp_path: Path) -> None:
     listing = list_photos(config_at(root, tmp_path))
     blocks = np.array_split(np.arange(len(listing.places)), 30)
     found, killed = [], 0
-    for block in decode_on_cluster(listing, SIZE, blocks, Capacity(2.0, 0.0)):
+    for block in decode_on_cluster(listing, SIZE, blocks, Capacity.single(2.0, 0.0)):
         found.append(np.array(block.positions))
         if not killed:
             workers = [p for p in psutil.process_iter(["name", "cmdline"]) if is_decoding(p)]

@@ -17,7 +17,7 @@ from raydml.data.building import Progress
 from raydml.data.listing import GALLERY
 from raydml.per_query import QueryMetrics
 from raydml.retrieval import EveryOther, protocol_metrics, protocol_of_roles
-from raydml.session import machines
+from raydml.session import capacity_ahead
 from raydml.sharded import CountingFailedError, count_sharded
 from raydml.shards import read_columns
 from raydml.stored import open_stored
@@ -57,7 +57,9 @@ def test_more_shards_than_actors_find_what_one_process_finds(tmp_path: Path) -> 
     root = write_parts(tmp_path, rows, labels, roles, cuts=(90, 190))
     unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
     told: list[tuple[int, int]] = []
-    cpus = machines()[0].cpus / 2
+    capacity = capacity_ahead()
+    assert capacity is not None
+    cpus = capacity.cpus / 2
     found = counted(root, 7, cpus=cpus, progress=lambda done, total: told.append((done, total)))
     require_equal(found, protocol_metrics(protocol_of_roles(roles, "x"), unit, labels, wanted=WANTED))
     assert told == sorted(told)

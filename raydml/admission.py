@@ -1,0 +1,191 @@
+"""Hands out a search's trials as machines come, and says what waits for them: between Tune and whoever searches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from raydml import autoscaler
+from raydml.capacity import Capacity, Worker, present_trials, slots, told, worker_of
+from raydml.config import Resources
+from raydml.patience import StorageError
+from raydml.session import import_ray, now
+from raydml.waiting import Reminder, line, may_begin
+
+ray = import_ray()
+
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+from ray.util import placement_group_table  # noqa: E402
+
+Say = Callable[[str | None], None]
+"""Takes what is said of trials that wait; None where none waits any more."""
+
+# Trials change several times a second, machines do not.
+_LOOK_S = 1.0
+_UNPLACED = ("PENDING", "RESCHEDULING")
+
+
+class Observed(NamedTuple):
+    """A cluster at a moment."""
+
+    capacity: Capacity
+    waiting_groups: int
+    """Groups of workers of a trial's shape that have no machines yet."""
+    troubles: tuple[str, ...]
+    """Why machines do not come."""
+
+
+Observe = Callable[[bool], Observed]
+"""Given whether a trial waits: only then it matters why machines do not come."""
+
+
+def observed(resources: Resources, capacity: Capacity, anyone_waits: bool) -> Observed:
+    """The cluster that is connected, now; `capacity` is what it was and may become."""
+    groups = 0 if resources.workers_per_trial == 1 else _groups_that_wait(resources, worker_of(resources, capacity))
+    return Observed(now(capacity), groups, autoscaler.troubles() if anyone_waits else ())
+
+
+def _groups_that_wait(resources: Resources, worker: Worker) -> int:
+    asked = {"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus else {})}
+    bundles = [asked] * resources.workers_per_trial
+    groups = placement_group_table().values()
+    return sum(group["state"] in _UNPLACED and list(group["bundles"].values()) == bundles for group in groups)
+
+
+class Admission(Searcher):
+    """A searcher that hands out another's trials, as many as machines are there or may come, at most `limit`."""
+
+    def __init__(
+        self,
+        searcher: Searcher,
+        resources: Resources,
+        capacity: Capacity,
+        *,
+        limit: int,
+        say: Say,
+        observe: Observe | None = None,
+    ) -> None:
+        """`capacity` is what the cluster is at first. `say` is told what waits."""
+        super().__init__(metric=searcher.metric, mode=searcher.mode)
+        # Under another name than `searcher`: Tune would ask what is behind that name for its state.
+        self._inner = searcher
+        self._resources, self._limit, self._say = resources, limit, say
+        self._worker = worker_of(resources, capacity)
+        self._observe = observe or partial(observed, resources, capacity)
+        self._live: set[str] = set()
+        self._placed: set[str] = set()
+        self._reminder = Reminder()
+        self._looked = self._came = time.monotonic()
+        self._seen = Observed(capacity, 0, ())
+        self.failure: StorageError | None = None
+        """What ended the search. Tune takes an error of a searcher for a trial's: it is to be raised behind Tune."""
+
+    def __reduce__(self) -> tuple[type[Searcher], tuple[str, str]]:
+        # Tune pickles its searcher for a restore that raydml does not use.
+        return Searcher, (self.metric, self.mode)
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:  # noqa: ANN401
+        """Tune's own; the searcher inside has what it needs."""
+        return bool(self._inner.set_search_properties(metric, mode, config, **spec))
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial; None where it would only wait."""
+        if self.failure is not None:
+            return str(Searcher.FINISHED)
+        may = may_begin(
+            live=len(self._live),
+            waiting=len(self._live - self._placed),
+            present=present_trials(self._resources, self._seen.capacity),
+            possible=self._possible(),
+            limit=self._limit,
+            vain_s=time.monotonic() - self._came,
+        )
+        if not may:
+            return None
+        suggested: dict[str, Any] | str | None = Searcher.FINISHED
+        with self._storing():
+            suggested = self._inner.suggest(trial_id)
+        if isinstance(suggested, dict):
+            self._live.add(trial_id)
+        return suggested
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Handed on."""
+        with self._storing():
+            self._inner.on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Handed on. Of a trial that was stopped because nothing can be stored nobody hears: it goes on later."""
+        self._live.discard(trial_id)
+        if self.failure is None:
+            with self._storing():
+                self._inner.on_trial_complete(trial_id, result, error)
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as error:
+            self.failure = error
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called."""
+        raise NotImplementedError(checkpoint_path)
+
+    def look(self, trials: Sequence[Any]) -> None:
+        """Takes note of which trials (Tune's) have what they need, and of the machines; says what waits."""
+        moment, before = time.monotonic(), self._seen
+        due = moment - self._looked >= _LOOK_S
+        if due:
+            self._looked, self._seen = moment, self._observe(self._live != self._placed)
+        waiting = self._waiting([trial for trial in trials if trial.trial_id in self._live])
+        self._placed = self._live - {trial.trial_id for trial in waiting}
+        if due or not waiting:
+            if len(self._seen.capacity.machines) > len(before.capacity.machines) or not waiting:
+                self._came = moment
+            self._remind(moment, waiting)
+
+    def _possible(self) -> int:
+        # Fewer than one where the machines that held a trial are gone: they may come back.
+        held = slots(self._worker, self._seen.capacity.grown(self._worker))
+        return held // self._resources.workers_per_trial
+
+    def _waiting(self, trials: Sequence[Any]) -> Sequence[Any]:
+        if self._resources.workers_per_trial == 1:
+            return [trial for trial in trials if trial.status in (trial.PENDING, trial.PAUSED)]
+        # A group's trial runs on the head and holds nothing there. Whose workers wait nobody says: who has reported
+        # something is the last to be suspected.
+        return sorted(trials, key=lambda trial: bool(trial.last_result))[: self._seen.waiting_groups]
+
+    def _remind(self, moment: float, waiting: Sequence[Any]) -> None:
+        told_before, troubles = self._reminder.told, self._seen.troubles
+        if self._reminder.due(moment, anyone=bool(waiting), troubles=troubles):
+            names = sorted(trial.config["task"].spec.directory.name for trial in waiting)
+            self._say(line(names, self._worker, self._resources.workers_per_trial, told(self._seen.capacity), troubles))
+        elif told_before and not waiting:
+            self._say(None)
+
+
+class Looks(tune.Callback):
+    """Lets an admission look at the trials, again and again."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        # Tune pickles its callbacks for a restore that raydml does not use.
+        return tune.Callback, ()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:  # noqa: ANN401
+        """Before Tune asks for trials."""
+        del iteration, info
+        self._admission.look(trials)

@@ -1,0 +1,249 @@
+"""Between Tune and a searcher: trials are handed out as machines come, and what waits is told. Driven as Tune does."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+
+from raydml.admission import Admission, Looks, Observed
+from raydml.capacity import Capacity, Machine, NodeType
+from raydml.config import Resources
+from raydml.patience import StorageError
+
+HEAD, MACHINE = Machine(0, 0), Machine(2, 0)
+ONE_CPU = Resources(gpus_per_worker=0.0)
+PAIR = Resources(workers_per_trial=2, gpus_per_worker=0.0)
+
+
+class Inside(Searcher):  # type: ignore[misc]  # Ray has no types
+    """Hands out as many trials as it is asked for, at most `most`."""
+
+    def __init__(self, most: int = 100) -> None:
+        super().__init__(metric="val/map@r", mode="max")
+        self.most, self.given = most, 0
+        self.heard: list[tuple[Any, ...]] = []
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if self.given == self.most:
+            return str(Searcher.FINISHED)
+        self.given += 1
+        return {"task": SimpleNamespace(spec=SimpleNamespace(directory=Path(f"trials/{self.given - 1:04d}")))}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.heard.append(("result", trial_id, result))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.heard.append(("complete", trial_id, result, error))
+
+
+@dataclass
+class Trial:
+    """What an admission reads of Tune's trials."""
+
+    trial_id: str
+    config: dict[str, Any]
+    status: str = "PENDING"
+    last_result: dict[str, Any] = field(default_factory=dict)
+    PENDING = "PENDING"
+    PAUSED = "PAUSED"
+
+
+class Cluster:
+    """Machines, a clock and Tune's loop."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *machines: Machine,
+        most: int = 0,
+        resources: Resources = ONE_CPU,
+        limit: int = 100,
+        trials: int = 100,
+    ) -> None:
+        kinds = (NodeType("worker", MACHINE, most),) if most else ()
+        self.capacity = Capacity((HEAD, *machines), kinds, head=HEAD)
+        self.groups, self.troubles = 0, ()
+        self.now, self.said, self.inside, self.trials = 1000.0, [], Inside(trials), []
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        self.admission = Admission(
+            self.inside, resources, self.capacity, limit=limit, say=self.said.append, observe=self.observe
+        )
+        self.looks = Looks(self.admission)
+
+    said: list[str | None]
+    trials: list[Trial]
+    troubles: tuple[str, ...]
+
+    def observe(self, anyone_waits: bool) -> Observed:
+        return Observed(self.capacity, self.groups, self.troubles if anyone_waits else ())
+
+    def has(self, *machines: Machine) -> None:
+        self.capacity = Capacity((HEAD, *machines), self.capacity.node_types, head=HEAD)
+
+    def step(self, seconds: float = 1.0, *, place: int = 100) -> None:
+        """One turn of Tune's loop; `place` of the waiting trials then find their machines."""
+        self.now += seconds
+        self.looks.on_step_begin(0, self.trials)
+        while isinstance(config := self.admission.suggest(name := f"t{self.inside.given}"), dict):
+            self.trials.append(Trial(name, config))
+        for trial in [trial for trial in self.trials if trial.status == "PENDING"][:place]:
+            trial.status = "RUNNING"
+
+    def end(self, *trials: Trial) -> None:
+        for trial in trials:
+            self.trials.remove(trial)
+            self.admission.on_trial_complete(trial.trial_id, {"done": True})
+
+
+def test_on_one_machine_a_point_is_chosen_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, MACHINE)
+    given = []
+    for _ in range(4):
+        cluster.step()
+        given.append(cluster.inside.given)
+    assert given == [1, 2, 2, 2]
+    cluster.end(cluster.trials[0])
+    cluster.step()
+    assert cluster.inside.given == 3
+    assert cluster.said == []
+
+
+@pytest.mark.parametrize(("limit", "given"), [(100, 6), (4, 4)])
+def test_an_empty_cluster_is_asked_for_everything_at_once(
+    monkeypatch: pytest.MonkeyPatch, limit: int, given: int
+) -> None:
+    cluster = Cluster(monkeypatch, most=3, limit=limit)
+    cluster.step(place=0)
+    assert cluster.inside.given == given
+    cluster.step(place=0)
+    assert cluster.inside.given == given
+
+
+def test_a_search_that_has_no_more_trials_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, most=3, trials=2)
+    cluster.step(place=0)
+    assert cluster.inside.given == 2
+    assert cluster.admission.suggest("more") == Searcher.FINISHED
+
+
+def test_what_waits_is_told_and_that_nothing_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, most=2)
+    for _ in range(4):
+        cluster.step(place=0)
+    assert cluster.said == []
+    for _ in range(60):
+        cluster.step(place=0)
+    [line] = cluster.said
+    assert line == (
+        "0000, 0001, 0002 and 1 more wait, each for 1 x (1 CPUs, 0 GPUs); machines: 1 x (0 CPUs, 0 GPUs); "
+        "an autoscaler may have up to 2 worker (2 CPUs, 0 GPUs)"
+    )
+    cluster.troubles = ("the autoscaler cannot start worker: no quota",)
+    cluster.step(place=0)
+    assert str(cluster.said[-1]).endswith("; the autoscaler cannot start worker: no quota")
+    cluster.has(MACHINE, MACHINE)
+    cluster.step()
+    cluster.step()
+    assert cluster.said[2:] == [None]
+    assert cluster.inside.given == 4
+
+
+def test_where_nothing_comes_for_long_points_are_chosen_late_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of sixteen machines came: those that wait already go on, and from then on one waits at a time."""
+    cluster = Cluster(monkeypatch, MACHINE, most=8)
+    for _ in range(3):
+        cluster.step(place=1 if len(cluster.trials) < 2 else 0)
+    assert cluster.inside.given == 16
+    cluster.step(700, place=0)
+    for _ in range(14):
+        cluster.end(next(trial for trial in cluster.trials if trial.status == "RUNNING"))
+        cluster.step(place=1)
+        assert cluster.inside.given <= 17
+    waiting = [trial for trial in cluster.trials if trial.status == "PENDING"]
+    assert len(waiting) <= 1
+    # A machine comes after all: the rest is asked for again.
+    cluster.has(MACHINE, MACHINE)
+    for _ in range(3):
+        cluster.step(place=1)
+    assert len(cluster.trials) == 16
+
+
+def test_trials_whose_machines_vanish_wait_and_none_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, MACHINE, MACHINE)
+    for _ in range(5):
+        cluster.step()
+    assert cluster.inside.given == 4
+    cluster.has(MACHINE)
+    for trial in cluster.trials[2:]:
+        trial.status = "PENDING"
+    for _ in range(10):
+        cluster.step(place=0)
+    assert cluster.inside.given == 4
+    assert str(cluster.said[-1]).startswith("0002, 0003 wait, each for 1 x (1 CPUs, 0 GPUs)")
+    cluster.has(MACHINE, MACHINE)
+    cluster.step()
+    cluster.step()
+    assert cluster.said[-1] is None
+
+
+def test_groups_of_workers_wait_though_their_trials_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, MACHINE, most=3, resources=PAIR)
+    cluster.step()
+    assert cluster.inside.given == 3
+    cluster.groups = 2
+    cluster.trials[0].last_result = {"epoch": 1}
+    for _ in range(8):
+        cluster.step()
+    assert str(cluster.said[-1]).startswith("0001, 0002 wait, each for 2 x (1 CPUs, 0 GPUs)")
+    cluster.groups = 0
+    cluster.step()
+    assert cluster.said[-1] is None
+
+
+def test_what_tune_says_reaches_the_searcher_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, MACHINE)
+    cluster.step()
+    cluster.admission.on_trial_result("t0", {"epoch": 1})
+    cluster.admission.on_trial_complete("t0", None, error=True)
+    assert cluster.inside.heard == [("result", "t0", {"epoch": 1}), ("complete", "t0", None, True)]
+
+
+@pytest.mark.parametrize("where", ["suggest", "on_trial_result", "on_trial_complete"])
+def test_what_cannot_be_stored_ends_the_search_and_not_a_trial(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Tune takes an error of a searcher for one of the trial, and goes on."""
+    cluster = Cluster(monkeypatch, MACHINE)
+    cluster.step()
+    error = StorageError("storage: no route")
+
+    def fails(*values: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster.inside, where, fails)
+    cluster.step()
+    cluster.admission.on_trial_result("t0", {"epoch": 1})
+    cluster.admission.on_trial_complete("t0", {"done": True})
+    assert cluster.admission.failure is error
+    heard = list(cluster.inside.heard)
+    monkeypatch.undo()
+    assert cluster.admission.suggest("more") == Searcher.FINISHED
+    cluster.admission.on_trial_complete("t1", {"done": False})
+    assert cluster.inside.heard == heard, "what ends now goes on with the next driver"
+
+
+def test_tune_may_pickle_both_and_finds_no_state_in_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = Cluster(monkeypatch, MACHINE)
+    assert type(pickle.loads(pickle.dumps(cluster.admission))) is Searcher
+    assert type(pickle.loads(pickle.dumps(cluster.looks))) is Looks.__mro__[1]
+    # Tune asks a searcher that has this name inside it for the state of the wrapper.
+    assert not hasattr(cluster.admission, "searcher")
+    cluster.admission.save(str(tmp_path / "state"))
+    assert (tmp_path / "state").read_bytes() == b""
+    with pytest.raises(NotImplementedError):
+        cluster.admission.restore(str(tmp_path / "state"))
