@@ -3,7 +3,8 @@
 model.safetensors holds model and loss, state.pt the optimizer and the division of the images (read with
 `weights_only`), meta.json everything a person may want to read: configuration, shape of the data, epoch, step, every
 epoch's metrics, data fingerprint, versions.
-There is no generator to keep: every random number of a training is a function of (seed, epoch, step).
+There is no generator to keep: every random number of a training is a function of (seed, epoch, step). A training that
+was asked to leave has a checkpoint between two steps of an epoch, with sums over the steps that are done.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from safetensors.torch import load_file, save_file
 import raydml
 from raydml import atomic
 from raydml.config import ConfigError, ExperimentConfig, dump, parse
-from raydml.epoch import TrainingState, new_state
+from raydml.epoch import TrainingState, Unfinished, new_state
 from raydml.learners import Division
 from raydml.objective import DataShape, Objective, build_objective
 
-_FORMAT = 2
+_FORMAT = 3
 _READ_AT_A_TIME = 16 * 2**20
 _NEEDED = ("config", "shape", "steps_per_epoch", "epoch", "step", "history", "fingerprint", "fold")
 _PACKAGES = ("torch", "timm", "ray", "optuna", "numpy")
@@ -50,6 +51,7 @@ def save(state: TrainingState, directory: Path, *, fingerprint: str, fold: int |
         "epoch": state.epoch,
         "step": state.step,
         "history": state.history,
+        "unfinished": None if state.unfinished is None else asdict(state.unfinished),
         "fingerprint": fingerprint,
         "fold": fold,
         "versions": versions(),
@@ -68,7 +70,7 @@ def exists(directory: Path) -> bool:
 
 
 def load(directory: Path, *, device: torch.device, fingerprint: str | None = None) -> TrainingState:
-    """A training as it was saved, ready for its next epoch. In a process group every worker must call it.
+    """A training as it was saved, ready for its next step. In a process group every worker must call it.
 
     Raises ConfigError where nothing whole lies there, or the data are not those of `fingerprint`.
     """
@@ -87,6 +89,7 @@ def load(directory: Path, *, device: torch.device, fingerprint: str | None = Non
             state.division = Division(**{**saved["division"], "learners": saved["division"]["learners"].cpu()})
     state.config = parse(meta["config"])
     state.epoch, state.step, state.history = meta["epoch"], meta["step"], meta["history"]
+    state.unfinished = None if meta["unfinished"] is None else Unfinished(**meta["unfinished"])
     return state
 
 

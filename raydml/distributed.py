@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# At a tenth of a second a step, a notice of 30 s leaves room for it twenty times.
+_AGREE_STEPS = 8
 
 
 def world_size() -> int:
@@ -91,6 +95,47 @@ def sum_over_ranks(x: Tensor) -> Tensor:
         x = x.contiguous().clone()
         dist.all_reduce(x)
     return x
+
+
+class Agreement:
+    """Whether any rank wants something, the same answer on every rank; nobody waits for it.
+
+    Asked every step, it sends the wish of this rank every few steps, and reads what came of it a few steps later, when
+    it has long been there: a read at once would stop the host until the device has done all its work.
+    """
+
+    def __init__(self, wish: Callable[[], bool], *, device: torch.device) -> None:
+        """`device` is one that the process group can reduce on."""
+        self._wish, self._device = wish, device
+        self._asked = 0
+        self._sent: tuple[Tensor, torch.cuda.Event | None] | None = None
+
+    def __call__(self) -> bool:
+        """To be called equally often by every rank."""
+        if world_size() == 1:
+            return self._wish()
+        self._asked += 1
+        if self._asked % _AGREE_STEPS != 1:
+            return False
+        agreed = self._sent is not None and self._answer(*self._sent)
+        self._sent = self._send()
+        return agreed
+
+    def _send(self) -> tuple[Tensor, torch.cuda.Event | None]:
+        wishes = torch.full((), float(self._wish()), device=self._device)
+        dist.all_reduce(wishes)
+        if not wishes.is_cuda:
+            return wishes, None
+        on_host = torch.empty((), pin_memory=True)
+        on_host.copy_(wishes, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return on_host, copied
+
+    def _answer(self, wishes: Tensor, copied: torch.cuda.Event | None) -> bool:
+        if copied is not None:
+            copied.synchronize()
+        return bool(wishes > 0)
 
 
 def barrier() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,40 @@ class NonFiniteLossError(TrainingStoppedError):
         return type(self), (self.epoch, self.step)
 
 
+class TrainingLeftError(RuntimeError):
+    """A training was asked to leave, and did between two steps; from its checkpoint it goes on as if it had not."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the training left in epoch {epoch}, before step {step}")
+        self.epoch, self.step = epoch, step
+
+    def __reduce__(self) -> tuple[type[TrainingLeftError], tuple[int, int]]:
+        return type(self), (self.epoch, self.step)
+
+
+Leave = Callable[[], bool]
+"""Whether to leave before the next step. Asked after every step, at the same places by every worker; equal answers."""
+
+
+def stay() -> bool:
+    """Never leaves."""
+    return False
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An epoch that was left between two of its steps."""
+
+    num_steps: int
+    """Steps of it that are done."""
+    sums: dict[str, float]
+    """Of the loss and its statistics over these steps."""
+    before: dict[str, float] = field(default_factory=dict)
+    """Metrics from before its first step: those of a clustering."""
+    seconds: float = 0.0
+    """Time it took so far."""
+
+
 @dataclass
 class TrainingState:
     """Everything that changes in a training, and the configuration it follows."""
@@ -60,6 +94,8 @@ class TrainingState:
     """The last clustering of the training images, where they are divided among learners."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of every epoch finished."""
+    unfinished: Unfinished | None = None
+    """What there is of the next epoch, where it was left in the middle."""
 
 
 def new_state(
@@ -108,10 +144,11 @@ class Embedded:
 class _Means:
     """Sums of a loss and its statistics on the device, and the first step at which the loss was not finite."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+    def __init__(self, device: torch.device, begun: Unfinished | None) -> None:
+        """`begun`: the steps that an earlier process added."""
+        sums = {} if begun is None else begun.sums
+        self._sums = {name: torch.tensor(x, dtype=torch.float64, device=device) for name, x in sums.items()}
+        self.num_steps = 0 if begun is None else begun.num_steps
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
 
     @property
@@ -127,7 +164,7 @@ class _Means:
         self._first_bad = torch.where(now_bad, step, self._first_bad)
         for name, number in {"loss": value, "gradient_norm": gradient_norm, **output.stats}.items():
             self._sums[name] = self._sums.get(name, 0.0) + number.double()
-        self._steps += 1
+        self.num_steps += 1
 
     def check(self, epoch: int) -> None:
         """Looks at the device once. Raises NonFiniteLossError."""
@@ -135,9 +172,12 @@ class _Means:
         if first_bad >= 0:
             raise NonFiniteLossError(epoch, first_bad)
 
-    def means(self) -> dict[str, float]:
+    def sums(self) -> dict[str, float]:
         totals: list[float] = torch.stack(list(self._sums.values())).tolist()
-        return {name: total / self._steps for name, total in zip(self._sums, totals, strict=True)}
+        return dict(zip(self._sums, totals, strict=True))
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.num_steps for name, total in self.sums().items()}
 
 
 def train_epoch(
@@ -147,22 +187,25 @@ def train_epoch(
     device: torch.device,
     num_steps: int | None = None,
     subsets: Sequence[ClassSubset] = (),
+    leave: Leave = stay,
 ) -> dict[str, float]:
     """Trains on the batches, counts an epoch and returns means over its steps.
 
+    Of an epoch that is unfinished in `state` the batches are those that are left, and the means are over all of them.
     `num_steps` is their number where it is not the usual one: the schedule of the learning rate then stretches.
     `subsets` are the classes of each learner. The means are `loss`, the loss's statistics, and `gradient_norm` before
     clipping.
 
     The host looks at the device every `training.log_steps` steps and at the end. Raises NonFiniteLossError naming
-    epoch (from 1) and step (from 0); the parameters are those before that step.
+    epoch (from 1) and step (from 0); the parameters are those before that step. Raises TrainingLeftError where it is to
+    `leave`, with what there is of the epoch in `state`.
     """
     config, usual = state.config, state.steps_per_epoch
     rests = freezes_backbone(config.divide, state.epoch, config.training.num_epochs)
     parameters = [p for p in state.objective.parameters() if p.requires_grad]
     state.objective.train()
-    means = _Means(device)
-    for place, batch in enumerate(batches):
+    means = _Means(device, state.unfinished)
+    for place, batch in enumerate(batches, means.num_steps):
         position = state.epoch * usual + place * usual / (num_steps or usual)
         set_learning_rates(state.optimizer, _factor(state, position), backbone_rests=rests)
         subset = None if batch.learner is None else subsets[batch.learner]
@@ -180,8 +223,13 @@ def train_epoch(
         state.step += 1
         if state.step % config.training.log_steps == 0:
             means.check(state.epoch + 1)
+        if leave():
+            means.check(state.epoch + 1)
+            state.unfinished = Unfinished(means.num_steps, means.sums())
+            raise TrainingLeftError(state.epoch + 1, state.step)
     means.check(state.epoch + 1)
     state.epoch += 1
+    state.unfinished = None
     return means.means()
 
 

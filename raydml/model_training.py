@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from raydml import checkpoint, seeds
 from raydml.clustering import redivided
 from raydml.config import ConfigError, ExperimentConfig, Photos, dump
 from raydml.config.grammar import differences
-from raydml.data.batches import class_balanced_batches, num_steps, training_batches
+from raydml.data.batches import Batch, class_balanced_batches, num_steps, training_batches
 from raydml.data.cache import ImageSet
 from raydml.data.cluster_batches import cluster_batches
 from raydml.data.decoding import Pixels
@@ -23,7 +24,7 @@ from raydml.data.pixels import PixelSource
 from raydml.data.subsets import Subset, fold_subsets, test_subset, trainval_subset
 from raydml.distributed import gather_ragged, rank, world_size
 from raydml.divide import clusters_before, drop_singletons, stage_of
-from raydml.epoch import TrainingState, embed_share, new_state, train_epoch
+from raydml.epoch import Leave, TrainingLeftError, TrainingState, embed_share, new_state, stay, train_epoch
 from raydml.identity import PLACES
 from raydml.learners import class_subsets
 from raydml.losses import ClassSubset
@@ -67,8 +68,10 @@ class ModelTraining:
         device: torch.device,
         *,
         test_every_epoch: bool = False,
+        leave: Leave = stay,
     ) -> None:
         self._fold = fold
+        self._leave = leave
         self._held_out: _HeldOut | None = None
 
         def source_of(subset: Subset) -> PixelSource:
@@ -107,21 +110,39 @@ class ModelTraining:
             raise ConfigError(f"{self._directory}: this checkpoint was trained {state} the test classes every epoch")
 
     def metrics_of(self, epoch: int) -> dict[str, float]:
-        """Metrics of an epoch (from 1): from the checkpoint's history, else trained now."""
+        """Metrics of an epoch (from 1): from the checkpoint's history, else trained now.
+
+        Raises TrainingLeftError where it was to leave; what it trained of the epoch is in the checkpoint.
+        """
         state = self._state
         if epoch <= len(state.history):
             return state.history[epoch - 1]
-        started = time.perf_counter()
-        metrics = self._divide()
-        metrics |= {f"train/{name}": value for name, value in self._train_epoch().items()}
+        if self._leave():
+            # A clustering may take longer than there is time.
+            raise TrainingLeftError(epoch, state.step)
+        begun = state.unfinished
+        started = time.perf_counter() - (0.0 if begun is None else begun.seconds)
+        metrics = self._divide() if begun is None else dict(begun.before)
+        try:
+            trained = self._train_epoch()
+        except TrainingLeftError:
+            assert state.unfinished is not None, "it left in the middle of an epoch"
+            seconds = time.perf_counter() - started
+            state.unfinished = replace(state.unfinished, before=metrics, seconds=seconds)
+            self._save()
+            raise
+        metrics |= {f"train/{name}": value for name, value in trained.items()}
         if self._held_out is not None:
             found = self._evaluate(self._held_out)
             metrics |= {f"{self._held_out.name}/{name}": value for name, value in found.items()}
         row = {"epoch": epoch, "step": state.step, **metrics, "seconds": round(time.perf_counter() - started, 4)}
         state.history.append(row)
-        if rank() == 0:
-            checkpoint.save(state, self._directory, fingerprint=self._fingerprint, fold=self._fold)
+        self._save()
         return row
+
+    def _save(self) -> None:
+        if rank() == 0:
+            checkpoint.save(self._state, self._directory, fingerprint=self._fingerprint, fold=self._fold)
 
     def _divide(self) -> dict[str, float]:
         """Clusters the images anew where that is due; what there is to know about it."""
@@ -184,14 +205,27 @@ class ModelTraining:
             world_size=world_size(),
             learners=learners,
             threads=state.config.data.prefetch_threads,
+            first=0 if state.unfinished is None else state.unfinished.num_steps,
         )
-        # Dropout and the like draw from the global generator: seeded here, an epoch is the same after a resume.
         with closing(batches), torch.random.fork_rng():
-            torch.manual_seed(seeds.derive(seeds.Purpose.LAYERS, state.config.seed, state.epoch, rank()))
-            metrics = train_epoch(state, batches, device=self._device, num_steps=len(rows), subsets=self._subsets)
+            metrics = train_epoch(
+                state,
+                self._seeded(batches),
+                device=self._device,
+                num_steps=len(rows),
+                subsets=self._subsets,
+                leave=self._leave,
+            )
         if learners is not None:
             metrics["passes"] = sum(map(len, rows)) / len(self._train.labels)
         return metrics
+
+    def _seeded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Dropout and the like draw from the global generator: seeded here, a step is the same after a resume."""
+        seed = self._state.config.seed
+        for step, batch in enumerate(batches, self._state.step):
+            torch.manual_seed(seeds.derive(seeds.Purpose.LAYERS, seed, step, rank()))
+            yield batch
 
     def _evaluate(self, images: _HeldOut) -> dict[str, float]:
         """Every rank embeds its share; metrics on rank 0."""

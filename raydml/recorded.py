@@ -17,6 +17,7 @@ from raydml import tensorboard
 from raydml.capacity import Worker
 from raydml.config import Scalar
 from raydml.distributed import rank
+from raydml.epoch import Leave, TrainingLeftError, stay
 from raydml.history import read_history
 from raydml.patience import StorageError
 from raydml.scratch import Scratch
@@ -41,7 +42,7 @@ class Task:
 class RecordedRun:
     """A `Run` whose epochs are recorded. Every worker of a group makes its own; rank 0 records."""
 
-    def __init__(self, task: Task, *, device: torch.device) -> None:
+    def __init__(self, task: Task, *, device: torch.device, leave: Leave = stay) -> None:
         """Opens data and checkpoints. Raises ConfigError as `Run`, and StorageError."""
         self._task = task
         self._scratch = Scratch() if task.uri is not None else None
@@ -51,7 +52,7 @@ class RecordedRun:
         try:
             spec = task.spec if self._scratch is None else self._taken_over(self._scratch)
             self._num_stored = len(read_history(spec.directory))
-            self._run = Run(spec, device=device)
+            self._run = Run(spec, device=device, leave=leave)
         except BaseException:
             self.close(failed=True)
             raise
@@ -70,7 +71,12 @@ class RecordedRun:
         Raises what `Run.advance` raises, StorageError, and TakenOverError where another process goes on with the run.
         """
         assert self._run is not None, "the run is closed"
-        row = self._run.advance()
+        try:
+            row = self._run.advance()
+        except TrainingLeftError:
+            if self._remote is not None and rank() == 0:
+                self._remote.push()
+            raise
         if row is None or rank() != 0:
             return row
         if self._curves is None:
@@ -105,9 +111,9 @@ class RecordedRun:
 
 
 @contextmanager
-def recorded(task: Task, *, device: torch.device) -> Iterator[RecordedRun]:
+def recorded(task: Task, *, device: torch.device, leave: Leave = stay) -> Iterator[RecordedRun]:
     """A run that is closed at the end, as failed where an error ends it."""
-    run = RecordedRun(task, device=device)
+    run = RecordedRun(task, device=device, leave=leave)
     try:
         yield run
     except BaseException:

@@ -29,6 +29,7 @@ _SETTINGS = {
     # What waits for machines is told by raydml: Tune's own warning knows no autoscaler.
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1e9",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S_AUTOSCALER": "1e9",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # raydml says in a line what happened and what becomes of it
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -169,5 +170,10 @@ def joining() -> dict[str, str]:
 
 def reason_of(error: BaseException) -> str:
     """The last line of the innermost error: Ray wraps a worker's own in several pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return last_line(str(error)) or type(error).__name__
+
+
+def last_line(text: str) -> str:
+    """The last line that is not empty; of a text without one nothing."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

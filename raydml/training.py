@@ -23,6 +23,7 @@ from raydml.data.cache import ImageSet
 from raydml.data.opening import open_images
 from raydml.data.subsets import trainval_subset
 from raydml.distributed import barrier, rank
+from raydml.epoch import Leave, stay
 from raydml.fold_models import FoldModels
 from raydml.history import read_history
 from raydml.model_training import ModelTraining, data_shape
@@ -73,9 +74,9 @@ class RunSpec:
 class Run:
     """A training run that `advance` takes one epoch further."""
 
-    def __init__(self, spec: RunSpec, *, device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, *, device: torch.device, leave: Leave = stay) -> None:
         """Opens data and checkpoints. Every worker of a process group must make its own, with an equal spec."""
-        self.spec = spec
+        self.spec, self._leave = spec, leave
         self._lock: FileLock | None = None
         if rank() == 0:
             spec.directory.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,10 @@ class Run:
 
         def opened(place: int) -> ModelTraining:
             fold, checkpoint = models[place]
-            return ModelTraining(spec.config, images, fold, checkpoint, device, test_every_epoch=spec.test_every_epoch)
+            tests = spec.test_every_epoch
+            return ModelTraining(
+                spec.config, images, fold, checkpoint, device, test_every_epoch=tests, leave=self._leave
+            )
 
         return FoldModels(
             opened,
@@ -124,7 +128,7 @@ class Run:
 
         Keys: `epoch` (from 1), `step`, `seconds`, `train/...`, `val/...` or, where asked for, `test/...`; with several
         folds their means, and `fold<k>/...` for each. Workers of rank > 0 get neither `val/` nor `test/`. Raises
-        NonFiniteLossError.
+        NonFiniteLossError, and TrainingLeftError where it was to leave: another Run goes on at that step.
         """
         epoch = len(self.history) + 1
         if epoch > self.num_epochs:
@@ -174,9 +178,14 @@ def require_trainable(
     return images
 
 
-def train(spec: RunSpec, *, device: torch.device, report: Callable[[dict[str, float]], None]) -> None:
-    """Runs to the end, reporting every epoch; epochs that a checkpoint already has are reported again."""
-    run = Run(spec, device=device)
+def train(
+    spec: RunSpec, *, device: torch.device, report: Callable[[dict[str, float]], None], leave: Leave = stay
+) -> None:
+    """Runs to the end, reporting every epoch; epochs that a checkpoint already has are reported again.
+
+    Raises what `Run.advance` raises.
+    """
+    run = Run(spec, device=device, leave=leave)
     try:
         while (metrics := run.advance()) is not None:
             report(metrics)

@@ -1,8 +1,9 @@
 """One Tune trial: inline in its reused actor, or driving a group of Ray Train workers. Same training code, same files.
 
 A trial reports every epoch of its run from the first, those of an earlier process included: who listens decides what
-is new. It needs no Tune checkpoint, because its run's folder holds everything. An error of the training is a result,
-`failure` and its reason; only the death of the process is left to Tune, which starts the trial again.
+is new. It needs no Tune checkpoint, because its run's folder holds everything. What would only happen again is a
+result, `failure` and its reason. Another error ends the process: Tune starts the trial again in a new one, elsewhere
+where the machine is about to go, and `raydml.tuner` decides how often.
 
 Ray's documented pattern, a Tune function around `TorchTrainer.fit()`, deadlocks on a busy driver, leaks placement
 groups and loses history (specs/ray.md, section 2); a class that pulls reports one by one has none of this.
@@ -10,17 +11,21 @@ groups and loses history (specs/ray.md, section 2); a class that pulls reports o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
 from raydml import gpu_memory
-from raydml.config import ConfigError, Resources
+from raydml.config import Resources
+from raydml.draining import Notice
 from raydml.epoch import TrainingStoppedError
+from raydml.failures import Failure, Verdict
 from raydml.record import FAILURE, STOPPED
 from raydml.recorded import RecordedRun, Task
 from raydml.session import import_ray
+from raydml.setbacks import failure_of
 from raydml.training import TrainingDivergedError, TrainingFailedError
 from raydml.workers import WorkerGroup
 
@@ -33,13 +38,19 @@ from ray import tune  # noqa: E402
 _HEAD = {"node:__internal_head__": 0.001}
 
 
+VERDICT = "verdict"
+"""Key of a trial's configuration: what was decided when it was last disturbed; None where it was not."""
+
+
 class InlineTrial(tune.Trainable):
     """A trial of one worker, in the actor itself. The actor is reused: imports, caches and device context stay."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Takes the task; work begins with the first step, where an error can be reported."""
         self._task: Task = config["task"]
+        self._verdict: Verdict | None = config[VERDICT]
         self._run: RecordedRun | None = None
+        self._notice: Notice | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Goes over to another trial."""
@@ -50,10 +61,15 @@ class InlineTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch."""
+        if _is_given_up(self._verdict):
+            return _failed(TrainingFailedError(self._verdict.text))
         try:
             row = self._advance()
-        except Exception as error:  # whatever it is, it is this trial's, and would be again
-            self._close(failed=True)
+        except Exception as error:
+            failure = failure_of(error)
+            self._close(failed=failure != Failure.NOTICE)
+            if failure != Failure.REPEATS:
+                raise
             return _failed(error)
         return _result(row, self._task)
 
@@ -63,9 +79,12 @@ class InlineTrial(tune.Trainable):
 
     def _advance(self) -> dict[str, float]:
         if self._run is None:
+            _wait(self._verdict)
             torch.set_num_threads(max(1, int(self._task.worker.cpus)))
             gpu_memory.keep_to_share(self._task.worker.gpus)
-            self._run = RecordedRun(self._task, device=torch.device("cuda" if self._task.worker.gpus > 0 else "cpu"))
+            self._notice = Notice()
+            device = torch.device("cuda" if self._task.worker.gpus > 0 else "cpu")
+            self._run = RecordedRun(self._task, device=device, leave=self._notice)
         row = self._run.advance()
         assert row is not None, "a trial is not stepped behind its last epoch"
         return row
@@ -73,7 +92,9 @@ class InlineTrial(tune.Trainable):
     def _close(self, *, failed: bool) -> None:
         if self._run is not None:
             self._run.close(failed=failed)
-        self._run = None
+        if self._notice is not None:
+            self._notice.close()
+        self._run = self._notice = None
 
 
 class GroupTrial(tune.Trainable):
@@ -82,6 +103,7 @@ class GroupTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Takes the task; workers start with the first step."""
         self._task: Task = config["task"]
+        self._verdict: Verdict | None = config[VERDICT]
         self._num_workers: int = config["num_workers"]
         self._max_failures: int = config["max_failures"]
         self._group: WorkerGroup | None = None
@@ -89,15 +111,20 @@ class GroupTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch."""
+        if _is_given_up(self._verdict):
+            return _failed(TrainingFailedError(self._verdict.text))
         try:
             if self._group is None:
+                _wait(self._verdict)
                 self._group = WorkerGroup(self._task, num_workers=self._num_workers, max_failures=self._max_failures)
                 self._reports = self._group.reports()
             row = next(self._reports, None)
         except Exception as error:
+            if failure_of(error) != Failure.REPEATS:
+                raise
             return _failed(error)
         if row is None:
-            return _failed(RuntimeError("the workers ended before the last epoch"))
+            return _failed(TrainingFailedError("the workers ended before the last epoch"))
         return _result(row, self._task)
 
     def cleanup(self) -> None:
@@ -120,7 +147,14 @@ def _result(row: dict[str, float], task: Task) -> dict[str, Any]:
 
 
 def _failed(error: Exception) -> dict[str, Any]:
-    text = " ".join(str(error).split())
-    known = isinstance(error, TrainingStoppedError | TrainingFailedError | ConfigError)
     stopped = isinstance(error, TrainingStoppedError | TrainingDivergedError)
-    return {FAILURE: text if known else f"{type(error).__name__}: {text}", STOPPED: stopped, "done": True}
+    return {FAILURE: " ".join(str(error).split()), STOPPED: stopped, "done": True}
+
+
+def _is_given_up(verdict: Verdict | None) -> TypeGuard[Verdict]:
+    return verdict is not None and not verdict.decision.again
+
+
+def _wait(verdict: Verdict | None) -> None:
+    if verdict is not None:
+        time.sleep(verdict.decision.wait_s)

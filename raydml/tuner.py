@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raydml.admission import Admission, Looks, Say
 from raydml.capacity import Capacity, fitting_trials, worker_of
-from raydml.session import import_ray
+from raydml.failures import Setbacks
+from raydml.session import import_ray, last_line
+from raydml.setbacks import failure_told
 from raydml.space import Study
-from raydml.trial import trainable_of
+from raydml.trial import VERDICT, trainable_of
 
 import_ray()
 
 from ray import tune  # noqa: E402
+from ray.tune.callback import Callback  # noqa: E402
+from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
+
+_LOGGER = logging.getLogger(__name__)
+_TIME = "training_iteration"
 
 Stop = Callable[[str, Mapping[str, Any]], bool]
 
@@ -25,6 +33,50 @@ Stop = Callable[[str, Mapping[str, Any]], bool]
 def _never(trial_id: str, result: Mapping[str, Any]) -> bool:
     del trial_id, result
     return False
+
+
+class _Restarts(Callback):  # type: ignore[misc]
+    """Decides, each time Tune is about to start a disturbed trial again, whether that is any good.
+
+    Tune's own limit counts over the whole life of a trial, in which a spot machine may be lost any number of times.
+    A trial that is given up is started once more, only to say so: that is how its reason becomes its result.
+    """
+
+    def __init__(self, max_retries: int) -> None:
+        self._max_retries = max_retries
+        self._setbacks: dict[str, Setbacks] = {}
+        self._counts: dict[str, int] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Trial], trial: Trial, result: dict[str, Any], **info: object
+    ) -> None:
+        """A finished epoch."""
+        del iteration, trials, info
+        self._of(trial).finished(int(result.get(_TIME, 0)))
+
+    def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: object) -> None:
+        """A failure, behind which Tune has put the trial into its queue again."""
+        del iteration, trials, info
+        text, count = _last_failure_of(trial), trial.num_failures
+        # What a preemption ended Tune does not count.
+        preempted = count == self._counts.get(trial.trial_id, 0)
+        self._counts[trial.trial_id] = count
+        verdict = self._of(trial).met(failure_told(text, preempted=preempted), last_line(text))
+        trial.config[VERDICT] = verdict
+        if verdict.decision.again:
+            _LOGGER.warning("%s %s; it goes on", trial.config["task"].spec.directory.name, verdict.text)
+        else:
+            # Whatever happens before it has said so ends it.
+            trial.max_failures = trial.num_failures
+
+    def _of(self, trial: Trial) -> Setbacks:
+        return self._setbacks.setdefault(trial.trial_id, Setbacks(self._max_retries))
+
+
+def _last_failure_of(trial: Trial) -> str:
+    """The text of what Tune caught last: it keeps all of them in a file of this driver, each behind a headline."""
+    _, _, last = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")
+    return last.partition("\n")[2]
 
 
 def run_trials(
@@ -41,7 +93,7 @@ def run_trials(
     """Runs as many trials as the searcher suggests, at most `num_trials`, as many at a time as fit.
 
     `say` is told what waits for machines. Returns when they have ended, and after a Ctrl-C as well: Tune catches the
-    first one itself. Raises ConfigError where no machine can ever hold a trial, StorageError where nothing can be stored.
+    first one itself. Raises ConfigError where no machine can ever hold a trial, and StorageError.
     """
     fitting_trials(study.resources, capacity)
     worker = worker_of(study.resources, capacity)
@@ -63,9 +115,9 @@ def run_trials(
             name="search",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[Looks(admission)],
+            callbacks=[Looks(admission), _Restarts(study.search.max_retries)],
             stop=lambda trial_id, result: admission.failure is not None or stop(trial_id, result),
-            failure_config=tune.FailureConfig(max_failures=study.search.max_retries),
+            failure_config=tune.FailureConfig(max_failures=-1),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
@@ -79,6 +131,7 @@ def task_config(study: Study, task: object) -> dict[str, Any]:
     """What a trial gets: its task, and what a group of workers must know."""
     return {
         "task": task,
+        VERDICT: None,
         "num_workers": study.resources.workers_per_trial,
         "max_failures": study.search.max_retries,
     }

@@ -2,13 +2,16 @@
 
 Ray Train's own reports are throttled, kept only with checkpoints and delivered to its controller; here they go on
 through an unbounded queue, so that nothing ever waits for a reader. Checkpoints are raydml's own, in the run's folder:
-a restarted group of workers goes on from there. Ray internals touched: the controller's handle and its `abort`.
+a group of workers that starts again goes on from there. How often it does `raydml.failures` says and not Ray, which
+counts over the whole life of a training. Ray internals touched: the controller's handle and its `abort`.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,10 +21,14 @@ from typing import Any
 import torch
 
 from raydml.config import ConfigError
-from raydml.epoch import TrainingStoppedError
+from raydml.distributed import Agreement
+from raydml.draining import Notice
+from raydml.epoch import TrainingLeftError, TrainingStoppedError
+from raydml.failures import Failure, Setbacks
 from raydml.recorded import Task, end_curves, recorded
 from raydml.scratch import Scratch
 from raydml.session import import_ray, reason_of
+from raydml.setbacks import failure_of
 from raydml.training import TrainingDivergedError, TrainingFailedError
 
 ray = import_ray()
@@ -31,23 +38,33 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Us
 from ray.train import report as report_to_controller  # noqa: E402
 from ray.train.torch import TorchTrainer, get_device  # noqa: E402
 from ray.util.queue import Empty, Queue  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-_FAILURE, _STOPPED = "failure", "stopped"
+_LOGGER = logging.getLogger(__name__)
+_FAILURE, _STOPPED, _LEFT = "failure", "stopped", "left"
 _ABORT_TIMEOUT_S = 15.0
 
 
 def _train_worker(config: dict[str, Task]) -> None:
-    """The loop of one worker. What a retry would only repeat is reported, not raised: bad input, a loss not finite."""
+    """The loop of one worker. What a retry would only repeat is reported, not raised: bad input, a loss not finite.
+
+    All workers leave where the machine of one is about to go.
+    """
     # The first report carries the controller's handle out, before anything slow happens.
     report_to_controller({})
     task = config["task"]
     torch.set_num_threads(max(1, int(task.worker.cpus)))
+    notice, device = Notice(), get_device()
     try:
-        with recorded(task, device=get_device()) as run:
+        with recorded(task, device=device, leave=Agreement(notice, device=device)) as run:
             while (row := run.advance()) is not None:
                 report_to_controller(row)
+    except TrainingLeftError as error:
+        report_to_controller({_LEFT: str(error)})
     except (TrainingStoppedError, ConfigError) as error:
         report_to_controller({_FAILURE: str(error), _STOPPED: isinstance(error, TrainingStoppedError)})
+    finally:
+        notice.close()
 
 
 class _Forward(UserCallback):
@@ -68,15 +85,21 @@ class WorkerGroup:
     """A training in the background, read report by report and stopped at any time."""
 
     def __init__(self, task: Task, *, num_workers: int, max_failures: int) -> None:
-        """Starts the workers. `max_failures`: how often a lost worker is replaced; training goes on from disk."""
+        """Starts the workers. `max_failures`: as `search.max_retries`."""
         self._own = Scratch() if task.uri is not None else None
         self._scratch = (self._own.folder if self._own is not None else task.spec.directory) / ".ray_train"
-        self._queue = Queue(actor_options={"num_cpus": 0})
+        # On this machine: with the queue the training would be lost, and a machine of workers may go.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        self._running = False
+        self._task, self._num_workers = task, num_workers
+        self._setbacks = Setbacks(max_failures)
+        self._start()
+
+    def _start(self) -> None:
         self._controller: Any = None
         self._error: BaseException | None = None
-        self._running = False
-        self._task = task
-        trainer = _make_trainer(task, self._queue, self._scratch, num_workers=num_workers, max_failures=max_failures)
+        trainer = _make_trainer(self._task, self._queue, self._scratch, num_workers=self._num_workers)
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
 
@@ -92,18 +115,33 @@ class WorkerGroup:
         Raises TrainingDivergedError where the loss is not finite, TrainingFailedError where workers are lost for good.
         """
         last_epoch = 0
-        while (row := self._next()) is not None:
-            if _FAILURE in row:
-                self._running = False
-                raise (TrainingDivergedError if row[_STOPPED] else TrainingFailedError)(row[_FAILURE])
-            # Workers that were restarted report their history again.
-            if row and row["epoch"] > last_epoch:
-                last_epoch = int(row["epoch"])
-                self._running = last_epoch < self._task.spec.config.training.num_epochs
-                yield row
-        if self._error is not None:
+        while True:
+            left = ""
+            while (row := self._next()) is not None:
+                if _FAILURE in row:
+                    self._running = False
+                    raise (TrainingDivergedError if row[_STOPPED] else TrainingFailedError)(row[_FAILURE])
+                left = row.get(_LEFT, left)
+                # Workers that were started again report their history again.
+                if row.get("epoch", 0) > last_epoch:
+                    last_epoch = int(row["epoch"])
+                    self._running = last_epoch < self._task.spec.config.training.num_epochs
+                    self._setbacks.finished(last_epoch)
+                    yield row
+            if not left and self._error is None:
+                return
+            self._start_again(left)
+
+    def _start_again(self, left: str) -> None:
+        """Behind the end of all workers, who `left` or were lost. Raises TrainingFailedError where that is the end."""
+        failure = Failure.NOTICE if left else failure_of(self._error)
+        verdict = self._setbacks.met(failure, left or reason_of(self._error or RuntimeError()))
+        if not verdict.decision.again:
             self._end_curves(failed=True)
-            raise TrainingFailedError(f"{type(self._error).__name__}: {reason_of(self._error)}") from self._error
+            raise TrainingFailedError(verdict.text) from self._error
+        _LOGGER.warning("%s %s; it goes on", self._task.spec.directory.name, verdict.text)
+        time.sleep(verdict.decision.wait_s)
+        self._start()
 
     def _end_curves(self, *, failed: bool) -> None:
         # Workers that end by themselves say so themselves.
@@ -139,7 +177,7 @@ class WorkerGroup:
             self._own.remove()
 
 
-def _make_trainer(task: Task, queue: Queue, scratch: Path, *, num_workers: int, max_failures: int) -> TorchTrainer:
+def _make_trainer(task: Task, queue: Queue, scratch: Path, *, num_workers: int) -> TorchTrainer:
     """A TorchTrainer whose own files go to a scratch folder of the run and are of no further use."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -156,7 +194,7 @@ def _make_trainer(task: Task, queue: Queue, scratch: Path, *, num_workers: int, 
             # The name of an earlier run would resume that run's controller.
             name=uuid.uuid4().hex[:12],
             storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=5),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=5),
             callbacks=[_Forward(queue)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

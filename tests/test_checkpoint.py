@@ -38,7 +38,7 @@ def assert_equal_states(ours: TrainingState, theirs: TrainingState) -> None:
     one, other = ours.optimizer.state_dict(), theirs.optimizer.state_dict()
     assert one["param_groups"] == other["param_groups"]
     torch.testing.assert_close(one["state"], other["state"], rtol=0, atol=0)
-    for field in ("config", "shape", "steps_per_epoch", "epoch", "step", "history"):
+    for field in ("config", "shape", "steps_per_epoch", "epoch", "step", "history", "unfinished"):
         assert getattr(ours, field) == getattr(theirs, field)
 
 

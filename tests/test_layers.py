@@ -19,6 +19,7 @@ LAYERS = (
     (
         *("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity", "budget", "caveats"),
         *("history", "jsonfile", "objectives", "price", "looks", "inside", "patience", "scratch", "waiting"),
+        *("failures", "notice"),
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),
@@ -33,7 +34,7 @@ LAYERS = (
     ("model_training", "fold_models", "training", "identity", "runs"),
     (
         *("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "embedding_pool"),
-        *("subjects", "recorded", "study_folder", "local_ray", "generations", "autoscaler"),
+        *("subjects", "recorded", "study_folder", "local_ray", "generations", "autoscaler", "setbacks", "draining"),
     ),
     (
         *("train", "trial", "tuner", "admission", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),

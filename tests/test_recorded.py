@@ -10,13 +10,16 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
+from raydml import checkpoint
 from raydml.capacity import Worker
 from raydml.config import ConfigError, ExperimentConfig, replace_at
+from raydml.epoch import TrainingLeftError
 from raydml.history import read_history
 from raydml.patience import StorageError, TakenOverError
 from raydml.recorded import RecordedRun, Task, end_curves, recorded
 from raydml.storage import LIST, RemoteFolder
 from raydml.training import Run, RunSpec
+from tests.left_cases import Leaver
 from tests.test_resumed_runs import assert_equal_runs
 from tests.test_storage import objects_of
 from tests.test_training import run_to_the_end, without_seconds
@@ -194,3 +197,15 @@ def test_what_cannot_be_opened_leaves_nothing(task: Task, tmp_path: Path, own_ca
         RecordedRun(other, device=HOST)
     assert not list(own_cache.iterdir())
     assert objects_of(tmp_path / "store") == before
+
+
+def test_who_leaves_in_the_middle_of_an_epoch_stores_what_there_is(task: Task, tmp_path: Path) -> None:
+    """Without a loss beyond that: the next process, on another machine, goes on at that step."""
+    with recorded(task, device=HOST, leave=Leaver(7)) as run:
+        run.advance()
+        with pytest.raises(TrainingLeftError):
+            run.advance()
+    left = checkpoint.read_meta(fetched(task, tmp_path, "left") / "checkpoint")
+    assert (left["epoch"], left["step"], left["unfinished"]["num_steps"]) == (1, 5, 2)
+    assert [row["epoch"] for row in advance(task, 3)] == [1, 2, 3]
+    assert_equal_runs(fetched(task, tmp_path), undisturbed(task, tmp_path))

@@ -69,7 +69,8 @@ class SearchConfig(Model):
     """Pruning of hopeless trials; none where null, as it has to be with several objectives."""
 
     max_retries: int = Field(default=3, ge=0)
-    """How often a trial whose process or node died is continued before it counts as failed."""
+    """How often a trial that crashes or loses its process is continued, since its last finished epoch, before it counts
+    as failed; five times as often one that loses its machine. One that leaves its machine on a notice never does."""
 
     keep_checkpoints: int = Field(default=1, ge=1)
     """Finished trials, the best, that keep their checkpoints."""

@@ -177,9 +177,11 @@ def training_batches(
     world_size: int,
     learners: Sequence[int] | None = None,
     threads: int = 0,
+    first: int = 0,
 ) -> Generator[Batch]:
     """This worker's part of every batch of an epoch; `rows` are the global batches, each (G,), of these learners.
 
+    With `first` the batches before that one are left out, and the others are what they are with them.
     The random changes of an image follow from seed, epoch and its place among the global batches, so that they depend
     neither on the workers nor on the threads that make batches ahead. An image that comes twice is changed in two ways.
     """
@@ -198,7 +200,7 @@ def training_batches(
             part.learner,
         )
 
-    parts = _parts(rows, learners, rank=rank, world_size=world_size)
+    parts = itertools.islice(_parts(rows, learners, rank=rank, world_size=world_size), first, None)
     with closing(in_order(prepared, parts, threads=threads)) as made:
         yield from _delivered(made, source)
 
