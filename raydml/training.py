@@ -103,13 +103,13 @@ class Run:
         images = open_images(spec.config.data, with_test=spec.test_every_epoch, known=spec.fingerprint)
         folds = spec.folds if spec.split == "train" else (None,)
         models = list(zip(folds, spec.checkpoints(), strict=True))
+        # The closure must not hold the run, or a closed run would keep its models until the garbage is collected.
+        leave = self._leave
 
         def opened(place: int) -> ModelTraining:
             fold, checkpoint = models[place]
             tests = spec.test_every_epoch
-            return ModelTraining(
-                spec.config, images, fold, checkpoint, device, test_every_epoch=tests, leave=self._leave
-            )
+            return ModelTraining(spec.config, images, fold, checkpoint, device, test_every_epoch=tests, leave=leave)
 
         return FoldModels(
             opened,

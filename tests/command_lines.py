@@ -85,7 +85,7 @@ BAD: dict[str, tuple[list[str], str, tuple[str, ...]]] = {
     "too many workers": (
         ["tune", STUDY, "resources={workers_per_trial: 64, cpus_per_worker: 1000}"],
         "resources: a trial needs 64 x 1000 CPUs",
-        ("but there are", "workers_per_trial=64", "cpus_per_worker=1000"),
+        ("no machine holds one", "workers_per_trial=64", "cpus_per_worker=1000"),
     ),
     "too many workers, checked": (
         ["tune", "--check", STUDY, "resources={workers_per_trial: 64, cpus_per_worker: 1000}"],
