@@ -19,8 +19,11 @@ def load(run: str | Path, *, fold: int | None = None) -> nn.Module:
     """The trained model of a run: images (B, C_in, H, W), uint8 or float in [0, 1], to unit embeddings (B, D).
 
     `run` is whatever `python -m raydml.evaluate` takes except embeddings: a checkpoint, a run, a study or its
-    best.yaml. The model is in evaluation mode on the CPU. Raises ConfigError where `run` names no single model.
+    best.yaml, by path or URI. The model is in evaluation mode on the CPU. Raises ConfigError where `run` names no
+    single model.
     """
+    from raydml.brought_runs import bringing
     from raydml.runs import load_model
 
-    return load_model(run, fold=fold)
+    with bringing() as brought:
+        return load_model(brought.model(run), fold=fold)

@@ -19,10 +19,13 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
 from safetensors.torch import load_file, save_file
 
 import raydml
@@ -93,13 +96,30 @@ def load(directory: Path, *, device: torch.device, fingerprint: str | None = Non
     return state
 
 
-def load_objective(directory: Path) -> tuple[Objective, ExperimentConfig, DataShape]:
+class Packed(NamedTuple):
+    """What `load_objective` reads, for processes that do not see the folder."""
+
+    meta: dict[str, Any]
+    weights: npt.NDArray[np.uint8]
+    """Bytes of model.safetensors; an array, which Ray shares among the processes of a machine."""
+
+
+def packed(directory: Path) -> Packed:
+    """A checkpoint to be sent. Raises ConfigError as `read_meta`."""
+    return Packed(read_meta(directory), np.fromfile(directory / "model.safetensors", dtype=np.uint8))
+
+
+def load_objective(found: Path | Packed) -> tuple[Objective, ExperimentConfig, DataShape]:
     """Model and loss of a checkpoint on the CPU in evaluation mode, without what only training needs."""
-    meta = read_meta(directory)
+    meta = found.meta if isinstance(found, Packed) else read_meta(found)
     config, shape = _config(meta), _shape(meta)
     objective = build_objective(config, shape)
-    with _readable(directory):
-        objective.load_state_dict(load_file(directory / "model.safetensors"))
+    place = Path("model") if isinstance(found, Packed) else found
+    with _readable(place):
+        weights = (
+            load_bytes(found.weights.tobytes()) if isinstance(found, Packed) else load_file(found / "model.safetensors")
+        )
+        objective.load_state_dict(weights)
     return objective.eval(), config, shape
 
 

@@ -97,6 +97,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         command.add_argument("overrides", nargs="*", default=[], metavar=rest[0], help=rest[1])
         if name == "report":
             command.set_defaults(verbose=False)
+            command.add_argument("--fetch", metavar="DIR", help="bring what lies at a URI here, instead of a report")
         else:
             command.add_argument("-v", "--verbose", action="store_true", help="show what the workers print")
         if name in ("tune", "train"):
@@ -196,14 +197,11 @@ def _report(arguments: argparse.Namespace) -> int:
     console = _console()
     runs, options = _runs_and_options(arguments)
     own = _only_own_options(options, ReportOptions)
-    from raydml.report import report
+    from raydml import report_commands
 
-    found = report(runs, **dict(own))
-    for note in found.contents.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    for ending in ("html", "md", "tex", "json"):
-        console.print(f"written: {found.directory / f'report.{ending}'}", highlight=False, soft_wrap=True)
-    return DONE
+    if arguments.fetch is not None:
+        return report_commands.fetch(runs, arguments.fetch, own, console)
+    return report_commands.report(runs, own, console)
 
 
 def _data(arguments: argparse.Namespace) -> int:

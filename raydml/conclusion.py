@@ -9,7 +9,7 @@ from rich.console import Console
 from raydml import budget
 from raydml.display import leaderboard
 from raydml.record import value_of
-from raydml.report import report
+from raydml.report import report_here
 from raydml.report.terminal import print_blocks, summary_blocks
 from raydml.space import Study
 from raydml.study_folder import StudyFolder
@@ -64,7 +64,7 @@ def _goes_on(study: Study) -> bool:
 
 
 def _show_phases(folder: StudyFolder, console: Console) -> None:
-    found = report([folder.path])
-    folder.save()
+    found = report_here([folder.path], named=lambda path: folder.place if path == folder.path else str(path))
+    folder.keep(found.directory)
     print_blocks(console, summary_blocks(found.contents.studies[0]))
     console.print(f"report: {folder.place}/report/report.html", highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from collections.abc import Sequence
 from pathlib import Path
 
+from raydml.brought_runs import bringing
 from raydml.config import EmbedOptions
 from raydml.config.grammar import validate
 from raydml.data.found_images import find_images
@@ -33,4 +34,6 @@ def embed(
     """
     wanted = validate(EmbedOptions, dict(options))
     found = find_images(str(images), data, absent_too=wanted.unreadable == "skip")
-    return embed_images(resolve(run, fold=wanted.fold), found, wanted, verbose=verbose)
+    with bringing() as brought:
+        model = resolve(brought.model(run), fold=wanted.fold)
+        return embed_images(model, found, wanted, place=brought.uri_of(model.directory), verbose=verbose)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from raydml.brought_runs import bringing
 from raydml.config import EmbedOptions
 from raydml.config.grammar import validate
+from raydml.data.files import Files
 from raydml.data.found_images import UNKNOWN, FoundImages, find_images
 from raydml.data_display import Images
 from raydml.embedding import UNREADABLE, EmbeddedImages, EmbeddingFailedError, embed_images
@@ -22,11 +25,12 @@ def embed(run: str, images: str, overrides: Sequence[str], console: Console, *, 
     """Embeds the images and says where they lie. Raises ConfigError for bad input."""
     own, rest = own_options(overrides, EmbedOptions)
     options = validate(EmbedOptions, own, source="command line")
-    model = resolve(run, fold=options.fold)
     found = find_images(images, rest, absent_too=options.unreadable == "skip")
     try:
-        with Images(console, "embedded") as progress:
-            done = embed_images(model, found, options, verbose=verbose, progress=progress)
+        with bringing() as brought, Images(console, "embedded") as progress:
+            model = resolve(brought.model(run), fold=options.fold)
+            place = brought.uri_of(model.directory)
+            done = embed_images(model, found, options, place=place, verbose=verbose, progress=progress)
     except EmbeddingFailedError as error:
         print(f"error: the images could not be embedded: {error}; the same command goes on", file=sys.stderr)
         return _FAILED
@@ -45,7 +49,7 @@ def _lines(done: EmbeddedImages, *, labelled: bool) -> list[str]:
     lines = [f"embedded {done.num_images:,} images in {done.embedding_dim} dimensions{kept}"]
     if done.unreadable:
         lines.append(f"left out {len(done.unreadable):,} images that cannot be read: {UNREADABLE} names them")
-    lines.append(f"written: {done.place}")
+    lines.append(f"written: {Files(done.place).named()}")
     if labelled:
-        lines.append(f"  next: python -m raydml.evaluate {done.place}")
+        lines.append(f"  next: python -m raydml.evaluate {shlex.quote(done.place)}")
     return lines

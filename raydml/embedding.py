@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +19,14 @@ from raydml import checkpoint
 from raydml.block_folder import BlockFolder, Unreadable
 from raydml.config import ConfigError, EmbedOptions, EvaluateOptions
 from raydml.data.building import Progress
+from raydml.data.files import Files
 from raydml.data.found_images import UNKNOWN, FoundImages
 from raydml.data.output import Output
 from raydml.data.reading import EncodedImages, SplitImages
 from raydml.embedding_files import Rows, as_column, as_matrix, role_column
 from raydml.embedding_pool import Block, Effort, EmbeddedBlock, EmbeddingFailedError, embed_blocks
 from raydml.runs import TrainedModel
+from raydml.storage import below
 from raydml.subjects import Subject
 
 __all__ = ["EmbeddedImages", "EmbeddingFailedError", "embed_images", "embed_subset"]
@@ -52,17 +55,21 @@ def embed_images(
     images: FoundImages,
     options: EmbedOptions,
     *,
+    place: str | None = None,
     verbose: bool = False,
     progress: Progress | None = None,
 ) -> EmbeddedImages:
     """Embeds images that somebody found, as an evaluation would see them, into Parquet at `options.out`.
+
+    Without it below the folder of the model, or `place`, its URI where the folder is a copy.
 
     `part-000000.parquet ...` with the columns index, path, label and class and role where any image has one, embedding;
     `embeddings.json` says of what; unreadable.csv what was left out. Raises ConfigError for an image that cannot be
     read, unless they are skipped, and where embeddings of something else lie there; EmbeddingFailedError.
     """
     config = checkpoint.read_config(model.checkpoint)
-    output = Output(options.out or str(model.directory / "embeddings" / images.name))
+    place = place or str(model.directory)
+    output = Output(options.out or below(place, f"embeddings/{quote(images.name) if '://' in place else images.name}"))
     about = {
         "checkpoint": checkpoint.digest(model.checkpoint),
         "images": images.encoded.named(images.places[0]),
@@ -93,7 +100,7 @@ def embed_images(
         output.write(UNREADABLE, _as_csv(images, found))
     count = len(images.places) - len(found)
     if not folder.complete:
-        folder.finish({"run": str(model.directory), "count": count, "source": list(images.source)})
+        folder.finish({"run": Files(place).named(), "count": count, "source": list(images.source)})
     return EmbeddedImages(output.place, count, config.model.embedding_dim, kept, tuple(found))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -81,14 +82,14 @@ class _Embedder:
 
     def __init__(
         self,
-        folder: str,
+        model: Callable[[], checkpoint.Packed],
         images: SplitImages | EncodedImages,
         effort: Effort,
         num_threads: int,
         device_kind: str = "cpu",
     ) -> None:
         torch.set_num_threads(num_threads)
-        objective, _, shape = checkpoint.load_objective(Path(folder))
+        objective, _, shape = checkpoint.load_objective(model())
         device = torch.device(device_kind)
         self._model = objective.model.compute_in(effort.precision).to(device)
         self._image_size, self._batch_size = shape.image_size, effort.batch_size
@@ -148,12 +149,14 @@ def embed_blocks(
         if not effort.verbose:
             logging.getLogger("ray.data").setLevel(logging.ERROR)
         num_actors, worker = embedding_actors(effort.resources, capacity)
+        # The folder may be on this machine alone.
+        model = ray.put(checkpoint.packed(folder))
         answers = (
             ray.data.from_arrow([_asked(block) for block in blocks])
             .map_batches(
                 _Embedder,
                 fn_constructor_args=(
-                    str(folder),
+                    partial(ray.get, model),
                     images,
                     effort,
                     max(1, int(worker.cpus)),

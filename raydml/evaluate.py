@@ -1,7 +1,7 @@
 """Retrieval metrics of trained models and of embeddings: `python -m raydml.evaluate RUN [RUN ...]`.
 
 RUN is a trained model (checkpoint, run, study) or a Parquet file of embeddings that anything made, with the columns
-`label` and `embedding`. Metrics are computed from embeddings, never from loaders.
+`label` and `embedding`; by path or URI. Metrics are computed from embeddings, never from loaders.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 
 from raydml import checkpoint, tensorboard
 from raydml.atomic import make_folder
+from raydml.brought_runs import bringing
 from raydml.config import ConfigError, EvaluateOptions, Resources, dump, wanted_metrics
 from raydml.config.grammar import validate
 from raydml.data.building import Progress
@@ -68,6 +69,8 @@ class Evaluation:
     """An approximate index and its recall, in a line; none where the metrics are exact."""
     doubt: str | None = None
     """What a reader of the metrics should know, in a line."""
+    place: str | None = None
+    """The URI at which the directory is kept, which is gone when the evaluations end; None where it stays."""
 
 
 def evaluate(
@@ -113,6 +116,22 @@ def run_evaluations(
     `counted` of the queries that are counted in shards. Raises ConfigError for what cannot be evaluated, before
     anything is, EmbeddingFailedError and CountingFailedError.
     """
+    with bringing() as brought:
+        here = [brought.model(run) for run in runs]
+        for evaluation in _evaluations(here, options, verbose=verbose, embedded=embedded, counted=counted):
+            # Nobody sees a number before its look is stored.
+            brought.keep(evaluation.directory)
+            yield replace(evaluation, place=brought.place_of(evaluation.directory))
+
+
+def _evaluations(
+    runs: Sequence[str | Path],
+    options: EvaluateOptions,
+    *,
+    verbose: bool,
+    embedded: Progress | None,
+    counted: Progress | None,
+) -> Iterator[Evaluation]:
     opened = Opened()
     subjects = [subjects_of(run, options, opened) for run in runs]
     needs_ray = options.shards is not None or any(not isinstance(found, str) for found in subjects)

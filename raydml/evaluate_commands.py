@@ -28,7 +28,7 @@ def evaluate(runs: Sequence[str], options: EvaluateOptions, console: Console, *,
                     console.print(evaluation.doubt, highlight=False, soft_wrap=True)
                 if evaluation.synthetic:
                     console.print("synthetic images", highlight=False)
-                console.print(f"written: {evaluation.directory}", highlight=False, soft_wrap=True)
+                console.print(f"written: {evaluation.place or evaluation.directory}", highlight=False, soft_wrap=True)
     except EmbeddingFailedError as error:
         print(f"error: the images could not be embedded: {error}", file=sys.stderr)
         return _FAILED

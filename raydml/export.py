@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from raydml import atomic, checkpoint
+from raydml.brought_runs import BroughtRuns, bringing
 from raydml.config import ConfigError
 from raydml.export_checks import TOLERANCE, Embed, check_batches, largest_difference, preprocessing
 from raydml.models import EmbeddingModel
@@ -68,18 +69,25 @@ def export(
 ) -> Exported:
     """Writes `model.onnx`, `model.pt2` and `export.json` into `out`, by default `<RUN>/export`.
 
-    `run` is whatever `raydml.load` takes. Whole files take the place of earlier ones at the end; where anything fails,
-    those stay. Raises ConfigError where `run` names no single model or a package is missing, and ExportFailedError.
+    `run` is whatever `raydml.load` takes; with one at a URI `out` must be given: what an export is for reads files.
+    Whole files take the place of earlier ones at the end; where anything fails, those stay. Raises ConfigError where
+    `run` names no single model or a package is missing, and ExportFailedError.
     """
     if not formats or set(formats) - set(_NAME_OF):
         raise ConfigError(f"formats: must be some of {', '.join(_NAME_OF)}, but got {list(formats)}")
-    found = resolve(run, fold=fold)
     if "onnx" in formats:
         _require_packages()
+    with bringing() as brought:
+        return _export(resolve(brought.model(run), fold=fold), brought, out=out, formats=formats)
+
+
+def _export(
+    found: TrainedModel, brought: BroughtRuns, *, out: str | Path | None, formats: Sequence[Format]
+) -> Exported:
     objective, config, shape = checkpoint.load_objective(found.checkpoint)
     model = objective.model.compute_in("float32").requires_grad_(False)
     batches = check_batches(shape)
-    folder = _folder(found, out)
+    folder = _folder(found, brought, out)
     with TemporaryDirectory(prefix=".export.", dir=folder) as beside:
         program = _traced(model, batches[-1])
         facts: dict[str, dict[str, Any]] = {}
@@ -91,7 +99,7 @@ def export(
             "output": {"name": "embeddings", "dtype": "float32", "shape": ["batch", config.model.embedding_dim]},
             "preprocessing": preprocessing(config.data, shape),
             "precision": {"trained": config.training.precision, "exported": "float32"},
-            "checkpoint": str(found.checkpoint),
+            "checkpoint": brought.named(found.checkpoint),
             "fold": found.fold,
             "files": facts,
             "versions": {
@@ -105,7 +113,9 @@ def export(
     return Exported(folder, differences, config.training.precision)
 
 
-def _folder(found: TrainedModel, out: str | Path | None) -> Path:
+def _folder(found: TrainedModel, brought: BroughtRuns, out: str | Path | None) -> Path:
+    if out is None and brought.uri_of(found.directory) is not None:
+        raise ConfigError(f"out: the export of {brought.named(found.directory)} needs out=FOLDER, on this machine")
     if out is not None and "://" in str(out):
         raise ConfigError(f"out: must be a folder of this machine, but got {out}")
     folder = found.directory / "export" if out is None else Path(out).expanduser().resolve()

@@ -10,6 +10,7 @@ import platform
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -23,16 +24,18 @@ import torch
 
 from raydml.capacity import Worker, surely_without_gpu, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, replace_at
+from raydml.config.places import resolved_storage
 from raydml.data.batches import num_steps
 from raydml.data.subsets import fold_subsets, trainval_subset
 from raydml.divide import clusters_before
 from raydml.plan import trials_at_a_time
 from raydml.price import Speed, speed_of
-from raydml.recorded import Task
+from raydml.recorded import Task, recorded
 from raydml.session import capacity_ahead, connected, import_ray
 from raydml.space import Study
-from raydml.tensorboard import Curves
-from raydml.training import Run, RunSpec, TrainingFailedError, require_trainable
+from raydml.storage import RemoteFolder, below, snapshots_below
+from raydml.study_folder import is_uri
+from raydml.training import RunSpec, TrainingFailedError, require_trainable
 from raydml.workers import WorkerGroup
 
 ray = import_ray()
@@ -76,21 +79,21 @@ def measure(study: Study, *, verbose: bool = False) -> tuple[Speed, int]:
         for subset in (train, everything)
     )
     started = time.perf_counter()
-    with connected(verbose=verbose) as capacity, _scratch(Path(study.storage).expanduser().resolve()) as folder:
+    with connected(verbose=verbose) as capacity, _scratch(resolved_storage(study.storage)) as (folder, uri):
         worker = worker_of(study.resources, capacity)
         at_a_time = trials_at_a_time(study, capacity, study.search.num_trials)
-        spec = replace(_spec(study, folder), fingerprint=images.fingerprint)
+        task = Task(replace(_spec(study, folder), fingerprint=images.fingerprint), {}, worker, uri)
         try:
             if study.resources.workers_per_trial == 1:
                 copies = min(at_a_time, _MOST_PROBES)
-                timings, start_s = _inline(spec, worker, steps, copies)
+                timings, start_s = _inline(task, steps, copies)
             else:
                 copies, start_s = 1, 0.0
-                timings = [_run_all(partial(_of_group, spec, study.resources, worker), steps)]
+                timings = [_run_all(partial(_of_group, task, study.resources), steps)]
         except RayTaskError as error:
             raise TrainingFailedError(" ".join(str(error.cause).split())) from None
         machine = ray.get(_remote(_machine, worker).remote())
-    speeds = [_times(base, of_one, models=max(1, len(spec.folds))) for of_one in timings]
+    speeds = [_times(base, of_one, models=max(1, len(task.spec.folds))) for of_one in timings]
     return Speed(
         step_s=fmean(step for step, _, _ in speeds),
         epoch_s=fmean(epoch for _, epoch, _ in speeds),
@@ -146,16 +149,18 @@ def _spec(study: Study, folder: Path) -> RunSpec:
     return RunSpec(base, folder, "train", (0, 1) if turns else (0,), 1 if turns else "all")
 
 
-def _with_steps(spec: RunSpec, steps: int, name: str) -> RunSpec:
+def _with_steps(task: Task, steps: int, name: str) -> Task:
+    spec = task.spec
     config = replace_at(spec.config, "training.steps_per_epoch", steps)
-    return replace(spec, config=config, directory=spec.directory / name)
+    uri = None if task.uri is None else below(task.uri, name)
+    return replace(task, spec=replace(spec, config=config, directory=spec.directory / name), uri=uri)
 
 
-def _inline(spec: RunSpec, worker: Worker, steps: int, copies: int) -> tuple[list[list[Timing]], float]:
+def _inline(task: Task, steps: int, copies: int) -> tuple[list[list[Timing]], float]:
     """Timings of every copy, and the seconds that a worker's start takes."""
     started = time.perf_counter()
-    remote = _remote(_probe_worker, worker)
-    found = ray.get([remote.remote(spec, worker, steps, copy) for copy in range(copies)])
+    remote = _remote(_probe_worker, task.worker)
+    found = ray.get([remote.remote(task, steps, copy) for copy in range(copies)])
     waited = time.perf_counter() - started - max(inside for _, inside in found)
     warming = [of_one[0].run_s - of_one[-1].run_s for of_one, _ in found]
     return [of_one for of_one, _ in found], max(0.0, waited) + max(0.0, fmean(warming))
@@ -165,37 +170,31 @@ def _remote(function: Callable[..., object], worker: Worker) -> Any:  # noqa: AN
     return ray.remote(num_cpus=worker.cpus, num_gpus=worker.gpus, max_retries=0)(function)
 
 
-def _probe_worker(spec: RunSpec, worker: Worker, steps: int, copy: int) -> tuple[list[Timing], float]:
+def _probe_worker(task: Task, steps: int, copy: int) -> tuple[list[Timing], float]:
     """Runs on a worker, as an inline trial does."""
     started = time.perf_counter()
-    torch.set_num_threads(max(1, int(worker.cpus)))
-    device = torch.device("cuda" if worker.gpus > 0 else "cpu")
-    found = _run_all(lambda few: _of_run(_with_steps(spec, few, f"{copy}-{few}"), device), steps)
+    torch.set_num_threads(max(1, int(task.worker.cpus)))
+    device = torch.device("cuda" if task.worker.gpus > 0 else "cpu")
+    found = _run_all(lambda few: _of_run(_with_steps(task, few, f"{copy}-{few}"), device), steps)
     return found, time.perf_counter() - started
 
 
-def _of_run(spec: RunSpec, device: torch.device) -> Timing:
+def _of_run(task: Task, device: torch.device) -> Timing:
     started = time.perf_counter()
-    run = Run(spec, device=device)
-    curves = Curves(spec.directory, point={})
-    try:
+    with recorded(task, device=device) as run:
         clock, rows = [time.perf_counter()], []
         for _ in range(2):
             row = run.advance()
             assert row is not None
-            curves.add(row)
             clock.append(time.perf_counter())
             rows.append(row)
-    finally:
-        curves.close()
-        run.close()
-    return _timing(spec, started, clock, rows)
+    return _timing(task.spec, started, clock, rows)
 
 
-def _of_group(spec: RunSpec, resources: Resources, worker: Worker, steps: int) -> Timing:
+def _of_group(task: Task, resources: Resources, steps: int) -> Timing:
     started = time.perf_counter()
-    spec = _with_steps(spec, steps, f"group-{steps}")
-    group = WorkerGroup(Task(spec, {}, worker), num_workers=resources.workers_per_trial, max_failures=0)
+    task = _with_steps(task, steps, f"group-{steps}")
+    group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=0)
     try:
         clock, rows = [started], []
         for row, _ in zip(group.reports(), range(2), strict=False):
@@ -205,7 +204,7 @@ def _of_group(spec: RunSpec, resources: Resources, worker: Worker, steps: int) -
         group.close()
     if len(rows) < 2:
         raise TrainingFailedError("the workers ended before their second epoch")
-    return _timing(spec, started, clock, rows)
+    return _timing(task.spec, started, clock, rows)
 
 
 def _timing(spec: RunSpec, started: float, clock: list[float], rows: list[dict[str, float]]) -> Timing:
@@ -231,8 +230,25 @@ def _machine() -> str:
 
 
 @contextmanager
-def _scratch(storage: Path) -> Iterator[Path]:
-    """A folder where the runs of the study would be, on a disk as fast, and that no study has; gone afterwards."""
+def _scratch(storage: str) -> Iterator[tuple[Path, str | None]]:
+    """A folder where the runs of the study would be, on a disk as fast, and that no study has; gone afterwards.
+
+    With the URI where the storage is one: the folder is then one of each process.
+    """
+    if is_uri(storage):
+        uri = below(storage, f".estimate-{uuid.uuid4().hex[:8]}")
+        try:
+            yield Path("estimate"), uri
+        finally:
+            for run in snapshots_below(uri):
+                RemoteFolder(below(uri, run), Path()).remove()
+        return
+    with _local_scratch(Path(storage).resolve()) as folder:
+        yield folder, None
+
+
+@contextmanager
+def _local_scratch(storage: Path) -> Iterator[Path]:
     made = [folder for folder in (storage, *storage.parents) if not folder.exists()]
     try:
         storage.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raydml.brought_runs import BroughtRuns, bringing
 from raydml.config import ConfigError, EmbedOptions, EvaluateOptions
 from raydml.config.grammar import validate
 from raydml.data.building import Progress
@@ -53,8 +54,9 @@ def query(
 
     `among` is a folder that `raydml.embed` wrote, or images, which are embedded first and kept; where None, the images
     that the run is evaluated on, without those that are queries only. `options` are fields of `EvaluateOptions`: fold,
-    precision, batch_size, resources, neighbors; split and test_list where `among` is None. Raises ConfigError for what
-    cannot be searched, before anything is embedded, and EmbeddingFailedError.
+    precision, batch_size, resources, neighbors; split and test_list where `among` is None. Of a run at a
+    URI the pictures come where a person can look at them: into `queries/<name of the images>` of the current folder.
+    Raises ConfigError for what cannot be searched, before anything is embedded, and EmbeddingFailedError.
     """
     raw = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     wanted = validate(EvaluateOptions, raw)
@@ -75,7 +77,23 @@ def find_nearest(
     if options.fold == "all":
         raise ConfigError("fold: --query takes the embeddings of one model, but got fold=all")
     queries = find_images(str(images))
+    with bringing() as brought:
+        here = brought.model(run)
+        return _found(here, queries, among, options, brought, verbose=verbose, progress=progress)
+
+
+def _found(
+    run: str | Path,
+    queries: FoundImages,
+    among: str | Path | None,
+    options: EvaluateOptions,
+    brought: BroughtRuns,
+    *,
+    verbose: bool,
+    progress: Progress | None,
+) -> Answers:
     model, candidates = _candidates(run, None if among is None else str(among), options)
+    place = brought.uri_of(model.directory)
     available = _count(candidates)
     if options.neighbors > available and "neighbors" in options.model_fields_set:
         raise ConfigError(
@@ -83,12 +101,12 @@ def find_nearest(
         )
     k = min(options.neighbors, available)
     with connected(verbose=verbose):
-        gallery = _embedded(candidates, model, options, verbose=verbose, progress=progress)
+        gallery = _embedded(candidates, model, options, place, verbose=verbose, progress=progress)
         with TemporaryDirectory(prefix="raydml-query-") as scratch:
             embed_images(model, queries, _how(options, scratch), verbose=verbose, progress=progress)
             rows = torch.cat(list(EmbeddedGallery(scratch, model).blocks()))
     answers = answers_of(queries, rows, gallery, k)
-    directory = model.directory / "queries" / queries.name
+    directory = (model.directory if place is None else Path.cwd()) / "queries" / queries.name
     num_drawn = write_answers(directory, answers, queries.encoded, gallery)
     return Answers(directory, _described(candidates, gallery.count), answers, num_drawn)
 
@@ -140,6 +158,7 @@ def _embedded(
     candidates: _Candidates,
     model: TrainedModel,
     options: EvaluateOptions,
+    place: str | None,
     *,
     verbose: bool,
     progress: Progress | None,
@@ -150,7 +169,8 @@ def _embedded(
                 rows = embed_subset(candidates, Path(scratch), options, verbose=verbose, progress=progress)
             return SplitGallery(candidates, rows)
         case FoundImages():
-            done = embed_images(model, candidates, _how(options, None), verbose=verbose, progress=progress)
+            how = _how(options, None)
+            done = embed_images(model, candidates, how, place=place, verbose=verbose, progress=progress)
             return EmbeddedGallery(done.place, model)
         case EmbeddedGallery():
             return candidates

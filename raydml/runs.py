@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,9 +13,7 @@ from raydml import checkpoint, yamlfile
 from raydml.config import ConfigError
 from raydml.config.places import refused_credentials
 from raydml.inside import require_inside
-
-# Folders of a study that hold runs, and the classes that those are looked at on.
-RUNS: Mapping[str, Literal["val", "test"]] = {"trials": "val", "confirm": "val", "final": "test", "train": "test"}
+from raydml.layout import RUNS
 
 
 @dataclass(frozen=True)

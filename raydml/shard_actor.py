@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from raydml.counting import Positives, Side, count_negatives, positives_of
+from raydml.data.files import Stamp
 from raydml.embedding_files import Rows
 from raydml.metrics.inputs import exact_products
 from raydml.shards import Shard
@@ -35,6 +37,12 @@ class Thresholds(NamedTuple):
     limit: Indices
 
 
+def rows_of_shard(stored: Stored, shard: Shard) -> Rows:
+    """(n, D) in the order of the shard. Raises ConfigError as `read_rows`."""
+    order = np.argsort(shard.identity)
+    return read_rows(stored, shard.identity[order], order)
+
+
 class ShardActor:
     """One shard of the gallery, and what is counted in it."""
 
@@ -44,14 +52,17 @@ class ShardActor:
         self._device = torch.device(device)
         self._shard: Side | None = None
 
-    def ready(self) -> None:
-        """Answers when the process runs."""
+    def ready(self, stamps: Mapping[str, Stamp] | None) -> bool:
+        """Answers when the process runs: whether it sees the files as whoever found them with these stamps.
 
-    def hold(self, shard: Shard) -> None:
-        """Reads a shard instead of the one it held."""
+        None stands for files that every machine sees.
+        """
+        return stamps is None or self._stored.files.stamps(self._stored.paths) == stamps
+
+    def hold(self, shard: Shard, rows: Rows | None = None) -> None:
+        """Takes a shard instead of the one it held: these rows, or those that it reads."""
         self._shard = None
-        order = np.argsort(shard.identity)
-        rows = read_rows(self._stored, shard.identity[order], order)
+        rows = rows_of_shard(self._stored, shard) if rows is None else rows
         self._shard = self._side(rows, shard.labels, shard.identity, shard.groups)
 
     def positives(self, block: QueryBlock) -> tuple[npt.NDArray[np.float32], Indices]:

@@ -19,7 +19,7 @@ from raydml.data.building import Progress
 from raydml.data.listing import GALLERY, QUERY
 from raydml.per_query import QueryMetrics
 from raydml.session import connected, import_ray, reason_of
-from raydml.shard_actor import ShardActor
+from raydml.shard_actor import ShardActor, rows_of_shard
 from raydml.shard_counts import BLOCKS_AT_HAND, Counts, Queries
 from raydml.shards import Columns, Gallery, cut, rows_of
 from raydml.stored import Stored
@@ -59,7 +59,7 @@ def count_sharded(
         counts = Counts(queries, wanted, put)
         num_bytes = _ACTOR_BYTES + max(map(gallery.num_rows, range(gallery.num_shards))) * (4 * stored.dim + 16)
         number, worker = counting_actors(resources, capacity, num_bytes, gallery.num_shards)
-        crew = _Crew(gallery, queries, counts, lambda: _new_actor(stored, worker, num_bytes))
+        crew = _Crew(stored, gallery, queries, counts, lambda: _new_actor(stored, worker, num_bytes))
         try:
             crew.run(number, progress)
         finally:
@@ -77,7 +77,13 @@ def _new_actor(stored: Stored, worker: Worker, num_bytes: int) -> Any:  # noqa: 
 class _Crew:
     """The actors, and what each is asked. One that dies is replaced, and what it was at is given to others."""
 
-    def __init__(self, gallery: Gallery, queries: Queries, counts: Counts, new_actor: Callable[[], Any]) -> None:
+    def __init__(
+        self, stored: Stored, gallery: Gallery, queries: Queries, counts: Counts, new_actor: Callable[[], Any]
+    ) -> None:
+        self._stored = stored
+        self._stamps = stored.files.stamps(stored.paths) if stored.files.is_local else None
+        # Actors on machines where the files are not: they are sent their rows.
+        self._blind: set[int] = set()
         self._gallery, self._queries, self._counts, self._new_actor = gallery, queries, counts, new_actor
         self._waves = Waves(gallery.num_shards, len(queries.blocks), window=BLOCKS_AT_HAND)
         self._actors: dict[int, Any] = {}
@@ -106,6 +112,7 @@ class _Crew:
             except RayTaskError as error:
                 raise _own(error) from None
             if what == "start":
+                self._blind |= set() if answer else {actor}
                 self._waves.joined(actor)
             elif what != "read":
                 self._losses.pop(None, None)
@@ -123,7 +130,7 @@ class _Crew:
     def _hire(self) -> None:
         number, actor = next(self._numbers), self._new_actor()
         self._actors[number] = actor
-        self._asked[actor.ready.remote()] = number, "start"
+        self._asked[actor.ready.remote(self._stamps)] = number, "start"
 
     def _replace(self, number: int, reason: str) -> None:
         import_ray().kill(self._actors.pop(number))  # it may only be out of reach
@@ -147,7 +154,9 @@ class _Crew:
             if unit is None:
                 return
             if unit.shard != before:
-                self._asked[actor.hold.remote(self._gallery.shard(unit.shard))] = number, "read"
+                shard = self._gallery.shard(unit.shard)
+                rows = rows_of_shard(self._stored, shard) if number in self._blind else None
+                self._asked[actor.hold.remote(shard, rows)] = number, "read"
             block = self._queries.given(unit.block)
             if unit.kind == "positives":
                 reference = actor.positives.remote(block)

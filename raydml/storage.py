@@ -135,6 +135,10 @@ class RemoteFolder:
         """Whether the snapshot that was last pulled, compared or pushed has a file."""
         return path in self._snapshot.files
 
+    def stored(self) -> frozenset[str]:
+        """Files of the newest snapshot; none where there is none. Raises StorageError."""
+        return frozenset(self._newest().files)
+
     def remove(self) -> None:
         """Removes the snapshot and its files from the storage."""
         found = self._newest()

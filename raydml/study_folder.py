@@ -1,7 +1,8 @@
 """The folder of a study as its driver works in it: the place itself, or a copy of which snapshots go to a URI.
 
 The study's own files are one snapshot, written by the driver; each run below it is another, written by the process that
-trains it, and by the driver once that has ended.
+trains it, and by the driver once that has ended. Reports, evaluations and looks at the test classes, which anybody may
+add while the driver lives, are snapshots of their own.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path
 
 from raydml import checkpoint
+from raydml.config import ConfigError
 from raydml.config.places import resolved_storage
 from raydml.data.files import Files
+from raydml.layout import EVALUATION, REPORT, added_later, in_checkpoint, of_others
 from raydml.patience import Patience
-from raydml.runs import RUNS
 from raydml.scratch import Scratch
-from raydml.storage import RemoteFolder, below, snapshots_below
+from raydml.storage import Choice, RemoteFolder, below, snapshots_below
+from raydml.stored_looks import gather_looks, new_piece
 
 # The epochs of trials are stored by the trials: what the driver has of them may wait.
 _RARELY_S = 10.0
@@ -36,33 +40,31 @@ def study_uri(storage: str, name: str) -> str | None:
     return below(storage, name) if is_uri(storage) else None
 
 
-def in_checkpoint(path: str) -> bool:
-    """Whether a file of a run, by relative path, belongs to a checkpoint."""
-    return "checkpoint" in PurePosixPath(path).parts[:-1]
-
-
-def in_run(path: str) -> bool:
-    """Whether a file of a study, by relative path, belongs to one of its runs."""
-    parts = PurePosixPath(path).parts
-    return parts[0] in RUNS and len(parts) > 2
-
-
 class StudyFolder:
     """A study's folder of this process. With a storage that is a path nothing is stored elsewhere."""
 
-    def __init__(self, storage: str, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Takes nothing over yet. Raises StorageError where the storage does not answer, and ConfigError."""
+    def __init__(
+        self, storage: str, name: str, *, path: Path | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`path` is where to have what lies at a URI; in a folder that this process removes where None.
+
+        Takes nothing over yet. Raises StorageError where the storage does not answer, and ConfigError.
+        """
         storage = resolved_storage(storage)
         self.uri = study_uri(storage, name)
         self._clock, self._saved_at = clock, 0.0
         self._remote: RemoteFolder | None = None
+        self._scratch: Scratch | None = None
         if self.uri is None:
             self.path = Path(storage).resolve() / name
             return
-        self.path = Scratch().folder / name
+        if path is None:
+            self._scratch = Scratch()
+            path = self._scratch.folder / name
+        self.path = path
         # Who has just typed the URI wants to hear soon that it is wrong.
         self._patience = Patience(seconds=20.0)
-        self._remote = RemoteFolder(self.uri, self.path, elsewhere=in_run, patience=self._patience)
+        self._remote = RemoteFolder(self.uri, self.path, elsewhere=of_others, patience=self._patience)
 
     @property
     def place(self) -> str:
@@ -86,15 +88,36 @@ class StudyFolder:
             return f"tensorboard --logdir {self.path}"
         return f"python -m raydml.report {self.argument} --fetch {name} && tensorboard --logdir {name}"
 
-    def open(self) -> None:
-        """Takes over what is stored, but for models. Raises StorageError, ConfigError where it is damaged."""
+    def open(self, wanted: Choice | None = None) -> None:
+        """Takes over what is stored, but for models; of runs and what others than the driver wrote what is `wanted`.
+
+        That is asked of relative paths of folders. Raises StorageError, ConfigError where what is there is damaged.
+        """
         if self._remote is None or self.uri is None:
             return
         self._remote.pull()
         self._patience.seconds = Patience.seconds
-        runs = [self.path / folder for folder in snapshots_below(self.uri) if folder]
+        folders = [folder for folder in snapshots_below(self.uri) if folder and (wanted is None or wanted(folder))]
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            list(pool.map(self.take, runs))
+            list(pool.map(lambda folder: self.take(self.path / folder), folders))
+        gather_looks(self.path)
+
+    def translated(self, text: str) -> str:
+        """A message as the user understands it: with the place instead of its copy."""
+        return text.replace(str(self.path), self.place)
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """A ConfigError of that while names the place."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(self.translated(str(error))) from error
+
+    def close(self) -> None:
+        """Removes what this process had of what is stored."""
+        if self._scratch is not None:
+            self._scratch.remove()
 
     def uri_of(self, run: Path) -> str | None:
         """Where the folder of a run is kept."""
@@ -103,6 +126,7 @@ class StudyFolder:
     def save(self) -> None:
         """Stores the study's own files. Raises StorageError, and TakenOverError where another driver goes on."""
         if self._remote is not None:
+            self.keep_looks()
             self._remote.push()
             self._saved_at = self._clock()
 
@@ -114,12 +138,18 @@ class StudyFolder:
     def take(self, run: Path, *, models: bool = False) -> None:
         """Takes over what the process that trained a run stored; its checkpoints only with `models`."""
         if (uri := self.uri_of(run)) is not None:
-            RemoteFolder(uri, run).pull(skip=_nothing if models else in_checkpoint)
+            RemoteFolder(uri, run, elsewhere=added_later).pull(skip=_nothing if models else in_checkpoint)
 
     def keep(self, run: Path) -> None:
-        """Stores what the driver added to a run that has ended."""
-        if (uri := self.uri_of(run)) is not None:
-            _compared(uri, run).push()
+        """Stores what was added to a run that has ended, its evaluations too; or an evaluation or a report alone."""
+        for part in _parts(run):
+            if (uri := self.uri_of(part)) is not None:
+                _compared(uri, part).push()
+
+    def keep_looks(self) -> None:
+        """Stores the looks at test classes that were noted here: before the numbers that were seen."""
+        if self._remote is not None and (piece := new_piece(self.path)) is not None:
+            self.keep(piece)
 
     def has_checkpoint(self, path: Path) -> bool:
         """Whether a checkpoint is there: in its place, or in the newest snapshot of its run."""
@@ -142,13 +172,20 @@ class StudyFolder:
         shutil.rmtree(to, ignore_errors=True)
         to.parent.mkdir(parents=True, exist_ok=True)
         run.rename(to)
-        if (uri := self.uri_of(to)) is not None and (old := self.uri_of(run)) is not None:
-            RemoteFolder(uri, to).push()
-            RemoteFolder(old, run).remove()
+        self.keep(to)
+        for part in _parts(to):
+            if (old := self.uri_of(run / part.relative_to(to))) is not None:
+                RemoteFolder(old, run).remove()
+
+
+def _parts(run: Path) -> list[Path]:
+    """The folders that are stored by themselves: the run, its evaluations, its report."""
+    added = (*run.rglob(f"{EVALUATION}/*"), *run.glob(REPORT))
+    return [run, *sorted(path for path in added if path.is_dir())]
 
 
 def _compared(uri: str, run: Path) -> RemoteFolder:
-    remote = RemoteFolder(uri, run)
+    remote = RemoteFolder(uri, run, elsewhere=added_later)
     remote.compare()
     return remote
 

@@ -66,7 +66,10 @@ class Opened:
 
 
 def are_embeddings(run: str | Path) -> bool:
-    """Whether a path on the command line means embeddings: a file *.parquet, a folder of such files, or any URI."""
+    """Whether a path on the command line means embeddings: a file *.parquet, a folder of such files, or a URI.
+
+    Runs at URIs are paths before anybody asks (`raydml.brought_runs`).
+    """
     path = Path(run).expanduser()
     return "://" in str(run) or path.suffix == ".parquet" or any(path.glob("[!.]*.parquet"))
 
@@ -74,7 +77,7 @@ def are_embeddings(run: str | Path) -> bool:
 def subjects_of(run: str | Path, options: EvaluateOptions, opened: Opened) -> str | list[Subject]:
     """What a path on the command line means: the place of embeddings, the model of a run, or its models of all folds.
 
-    Embeddings are a file *.parquet, a folder that holds such files, or any URI. Raises ConfigError for what cannot be
+    Embeddings are what `are_embeddings` says. Raises ConfigError for what cannot be
     evaluated as the options ask.
     """
     path = Path(run).expanduser()

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,14 +21,17 @@ from typing import Literal
 
 from raydml import atomic
 from raydml.baseline import raw_pixel_metrics
-from raydml.capacity import Worker, fitting_trials, require_images_for, surely_without_gpu, worker_of
+from raydml.capacity import fitting_trials, require_images_for, surely_without_gpu, worker_of
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
 from raydml.data.building import Progress
+from raydml.data.files import Files
 from raydml.data.opening import open_images
 from raydml.data.subsets import fold_subsets
 from raydml.history import read_history
 from raydml.identity import PLACES, without_paths
+from raydml.recorded import Task
 from raydml.session import capacity_ahead, connected
+from raydml.study_folder import StudyFolder
 from raydml.training import RunSpec, TrainingFailedError, final_metrics, require_trainable
 
 # How often a lost worker is replaced; the training goes on from its last epoch.
@@ -43,12 +47,18 @@ class Result:
 
     directory: Path
     """Run folder: config.yaml, metrics.jsonl, event file, checkpoint folder."""
+    uri: str | None
+    """Where the folder is kept; `directory` is then a copy without checkpoints, until this process ends."""
     metrics: dict[str, float]
     """Validation metrics of the last epoch; none for `trainval`."""
     history: list[dict[str, float]]
     """Metrics of every epoch."""
     baseline: dict[str, float] | None
     """Metrics of raw pixels on the same validation images; none for `trainval`."""
+
+    def named(self) -> tuple[str, str]:
+        """The place of the run, for a message and as an argument of a command."""
+        return (str(self.directory),) * 2 if self.uri is None else (Files(self.uri).named(), shlex.quote(self.uri))
 
 
 def run_spec(
@@ -90,11 +100,15 @@ def fit(
     """Trains one experiment with Ray Train; goes on where an earlier run of the same experiment stopped.
 
     `report` gets every epoch's metrics, those of an earlier run included, `progress` the number of images decoded for
-    it. Raises ConfigError for bad input and
-    TrainingFailedError naming the reason where it cannot end.
+    it. Raises ConfigError for bad input, StorageError where a URI does not answer, and TrainingFailedError naming the
+    reason where it cannot end.
     """
     require_images_for(config, resources)
-    spec = run_spec(config, storage=storage, name=name, split=split, fold=fold)
+    folder = StudyFolder(storage, name)
+    spec = run_spec(config, storage=str(folder.path.parent), name=name, split=split, fold=fold)
+    own = spec.directory.relative_to(folder.path).as_posix()
+    folder.open(lambda path: path == own)
+    uri = folder.uri_of(spec.directory)
     rows = read_history(spec.directory)
     if len(rows) < config.training.num_epochs:
         on_cpu = surely_without_gpu(resources, capacity_ahead())
@@ -103,12 +117,14 @@ def fit(
         atomic.make_folder(spec.directory)
         with connected(verbose=verbose) as capacity:
             fitting_trials(resources, capacity)
-            _train(spec, resources, worker_of(resources, capacity), report)
+            task = Task(spec, {}, worker_of(resources, capacity), uri)
+            _train(task, resources, report)
+        folder.take(spec.directory)
     elif report is not None:
         for row in rows:
             report(row)
     history = read_history(spec.directory)
-    return Result(spec.directory, dict(final_metrics(history)), history, _baseline(spec))
+    return Result(spec.directory, uri, dict(final_metrics(history)), history, _baseline(spec))
 
 
 def _baseline(spec: RunSpec) -> dict[str, float] | None:
@@ -119,13 +135,9 @@ def _baseline(spec: RunSpec) -> dict[str, float] | None:
     return raw_pixel_metrics(images, held_out, wanted=spec.config.evaluation.wanted)
 
 
-def _train(
-    spec: RunSpec, resources: Resources, worker: Worker, report: Callable[[dict[str, float]], None] | None
-) -> None:
-    from raydml.recorded import Task
+def _train(task: Task, resources: Resources, report: Callable[[dict[str, float]], None] | None) -> None:
     from raydml.workers import WorkerGroup
 
-    task = Task(spec, {}, worker)
     group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=_MAX_FAILURES)
     try:
         for row in group.reports():

@@ -43,8 +43,9 @@ def train(study: Study, options: TrainOptions, console: Console, *, verbose: boo
     if result.baseline is not None:
         raw = " ".join(f"{name}={value:.4f}" for name, value in result.baseline.items() if not name.startswith("num_"))
         console.print(f"raw pixels: {raw}", highlight=False, soft_wrap=True)
-    console.print(f"run: {result.directory}", highlight=False, soft_wrap=True)
-    console.print(f"  next: python -m raydml.evaluate {result.directory}", highlight=False, soft_wrap=True)
+    place, argument = result.named()
+    console.print(f"run: {place}", highlight=False, soft_wrap=True)
+    console.print(f"  next: python -m raydml.evaluate {argument}", highlight=False, soft_wrap=True)
     return _DONE
 
 

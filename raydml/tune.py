@@ -87,6 +87,11 @@ def search(study: Study, *, console: Console | None = None, verbose: bool = Fals
         raise ConfigError("space: there is nothing to search; train one experiment with python -m raydml.train")
     require_packages(study.search)
     folder = StudyFolder(study.storage, study.name)
+    with folder.naming():
+        return _opened(study, folder, console, verbose=verbose)
+
+
+def _opened(study: Study, folder: StudyFolder, console: Console, *, verbose: bool) -> SearchResult:
     folder.open()
     directory = folder.path
     with Images(console, "decoded") as progress:

@@ -18,11 +18,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raydml import atomic, identity
+from raydml.brought_runs import bringing
 from raydml.config import ConfigError, Distribution, Range, Scalar, distribution_of
 from raydml.config.grammar import validate
+from raydml.config.places import resolved_storage
+from raydml.data.files import Files
 from raydml.record import point_of
 from raydml.samplers import in_optuna
 from raydml.space import Study
+from raydml.study_folder import is_uri, study_uri
 
 KEPT = "warm_start.json"
 # CMA-ES starts from the best tenth of them.
@@ -55,13 +59,22 @@ def gather(study: Study, directory: Path, marks: Mapping[str, object]) -> WarmSt
     `marks` is the identity of the study in `directory`. Raises ConfigError where a folder holds no study, or one whose
     values say nothing about this one's, naming the difference.
     """
-    folders = dict.fromkeys(str(Path(folder).expanduser().resolve()) for folder in study.search.warm_start)
+    # By the name that stays: a copy of what lies at a URI is another folder every time.
+    folders = {_name_of(folder): folder for folder in study.search.warm_start}
     if not folders:
         return WarmStart((), ())
     known = _kept(directory / KEPT)
-    for folder in folders:
-        if folder not in known:
-            known[folder] = _read(Path(folder), study, directory, marks)
+    here = study_uri(resolved_storage(study.storage), study.name)
+    itself = str(directory) if here is None else Files(here).named()
+    if itself in folders:
+        raise ConfigError(f"search.warm_start: {itself} is this study itself: its trials inform the sampler anyway")
+    for name, folder in folders.items():
+        if name not in known:
+            with bringing() as brought:
+                place = str(brought.own(folder))
+                if is_uri(place):
+                    raise ConfigError(f"search.warm_start: {name} holds no study")
+                known[name] = _read(Path(place).expanduser().resolve(), study, marks)
     distributions = study.distributions()
     inside = {folder: [e for e in known[folder] if _is_inside(e.point, distributions)] for folder in folders}
     trials = tuple(_trial(entry, distributions) for entries in inside.values() for entry in entries)
@@ -72,6 +85,10 @@ def gather(study: Study, directory: Path, marks: Mapping[str, object]) -> WarmSt
         )
     atomic.write_json(directory / KEPT, {folder: [e._asdict() for e in entries] for folder, entries in known.items()})
     return WarmStart(trials, tuple(_note(folder, len(inside[folder]), len(known[folder])) for folder in folders))
+
+
+def _name_of(folder: str) -> str:
+    return Files(folder).named() if is_uri(folder) else str(Path(folder).expanduser().resolve())
 
 
 def _note(folder: str, taken: int, there: int) -> str:
@@ -89,9 +106,7 @@ def _kept(path: Path) -> dict[str, list[_Entry]]:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 
-def _read(folder: Path, study: Study, directory: Path, marks: Mapping[str, object]) -> list[_Entry]:
-    if folder == directory:
-        raise ConfigError(f"search.warm_start: {folder} is this study itself: its trials inform the sampler anyway")
+def _read(folder: Path, study: Study, marks: Mapping[str, object]) -> list[_Entry]:
     stored = identity.stored_in(folder)
     if stored is None or not (folder / "optuna.journal").exists():
         raise ConfigError(f"search.warm_start: {folder} holds no study")

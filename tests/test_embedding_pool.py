@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import raydml
+from raydml import checkpoint
 from raydml.block_folder import Unreadable
 from raydml.config import ConfigError, Resources
 from raydml.data.found_images import FoundImages, find_images
@@ -47,8 +48,8 @@ def found(run: Path) -> FoundImages:
 def actor(run: Path, images: object, *, batch_size: int = 3) -> _Embedder:
     assert isinstance(images, EncodedImages)
     effort = Effort("trained", batch_size, Resources(), verbose=False)
-    [checkpoint] = run.glob("**/checkpoint")
-    return _Embedder(str(checkpoint), images, effort, 1)
+    [folder] = run.glob("**/checkpoint")
+    return _Embedder(lambda: checkpoint.packed(folder), images, effort, 1)
 
 
 def block(found: FoundImages, number: int, positions: Sequence[int]) -> Block:

@@ -16,6 +16,7 @@ from raydml.config import ConfigError, ExperimentConfig, replace_at
 from raydml.data.opening import fingerprint, open_images
 from raydml.phases import _knowing, spec_of
 from raydml.probe import _with_steps
+from raydml.recorded import Task
 from raydml.repeats import base_of, repetition
 from raydml.training import Run, RunSpec, require_trainable
 from raydml.tune import _trial_config
@@ -44,7 +45,8 @@ def test_trials_and_repetitions_are_told(tmp_path: Path) -> None:
 def test_a_probe_keeps_what_it_was_told(tiny: ExperimentConfig, tmp_path: Path) -> None:
     spec = RunSpec(tiny, tmp_path, "train", (0, 1), 1, fingerprint="abc")
     wanted = replace(spec, config=replace_at(tiny, "training.steps_per_epoch", 7), directory=tmp_path / "probe")
-    assert _with_steps(spec, 7, "probe") == wanted
+    task = Task(spec, {}, Worker(1.0, 0.0))
+    assert _with_steps(task, 7, "probe") == replace(task, spec=wanted)
 
 
 def test_a_run_refuses_other_images(tiny: ExperimentConfig, tmp_path: Path) -> None:

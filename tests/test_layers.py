@@ -19,7 +19,7 @@ LAYERS = (
     (
         *("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity", "budget", "caveats"),
         *("history", "jsonfile", "objectives", "price", "looks", "inside", "patience", "scratch", "waiting"),
-        *("failures", "notice"),
+        *("failures", "notice", "layout", "stored_looks"),
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),
@@ -35,6 +35,7 @@ LAYERS = (
     (
         *("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "embedding_pool"),
         *("subjects", "recorded", "study_folder", "local_ray", "generations", "autoscaler", "setbacks", "draining"),
+        *("remote_runs", "brought_runs", "fetching"),
     ),
     (
         *("train", "trial", "tuner", "admission", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),
@@ -44,7 +45,7 @@ LAYERS = (
     (
         *("display", "phase_display", "data_display", "data_commands", "phases", "tune", "conclusion"),
         *("evaluate_commands", "embed_commands", "export_commands", "query_commands", "train_commands"),
-        "keeper",
+        *("keeper", "report_commands"),
     ),
     ("cli",),
 )

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from raydml import probe
+from raydml.capacity import Worker
 from raydml.config import ConfigError, ExperimentConfig
+from raydml.recorded import Task
+from raydml.storage import snapshots_below
 from raydml.training import RunSpec
 from tests.conftest import changed
 
@@ -45,7 +48,7 @@ def test_epochs_are_as_long_as_it_takes_and_no_longer(
 def test_a_timing_counts_the_steps_and_the_clustering_that_there_were(tiny: ExperimentConfig, tmp_path: Path) -> None:
     divide = {"num_learners": 2, "recluster_epochs": 1, "full_embedding_epoch": 3, "conquer_epoch": 3}
     config = changed(tiny, training__steps_per_epoch=6, divide={**divide, "round_length": "max"})
-    found = probe._of_run(RunSpec(config, tmp_path), HOST)
+    found = probe._of_run(Task(RunSpec(config, tmp_path), {}, Worker(1.0, 0.0)), HOST)
     assert found.asked == 6
     assert found.steps >= 6
     assert 0 < found.divide_s < found.second_s
@@ -68,7 +71,8 @@ def test_a_clustering_now_and_then_counts_as_often_as_it_comes(tiny: ExperimentC
 
 def test_the_scratch_folder_and_what_was_made_for_it_are_gone(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with probe._scratch(tmp_path / "deep" / "runs") as folder:
+        with probe._scratch(str(tmp_path / "deep" / "runs")) as (folder, uri):
+            assert uri is None
             assert folder.parent == tmp_path / "deep" / "runs"
             (folder / "file").touch()
             raise KeyboardInterrupt
@@ -77,9 +81,20 @@ def test_the_scratch_folder_and_what_was_made_for_it_are_gone(tmp_path: Path) ->
         interrupted()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "runs").mkdir()
-    with probe._scratch(tmp_path / "runs"):
+    with probe._scratch(str(tmp_path / "runs")):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["runs"], "what was there stays"
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be written to"), probe._scratch(tmp_path / "file"):
+    with pytest.raises(ConfigError, match="cannot be written to"), probe._scratch(str(tmp_path / "file")):
         pass
+
+
+def test_at_a_uri_nothing_stays_of_what_the_probes_stored(tiny: ExperimentConfig, tmp_path: Path) -> None:
+    config = changed(tiny, training__num_epochs=2)
+    with probe._scratch((tmp_path / "storage").as_uri()) as (folder, uri):
+        task = Task(RunSpec(config, folder), {}, Worker(1.0, 0.0), uri)
+        probe._of_run(probe._with_steps(task, 2, "0-2"), HOST)
+        assert uri is not None
+        assert snapshots_below(uri) == ["0-2"], "as a trial of the study would"
+    assert not [path for path in (tmp_path / "storage").rglob("*") if path.is_file()]
+    assert not Path("estimate").exists(), "each process works in a folder of its own"

@@ -12,7 +12,7 @@ from raydml.config import Wanted, wanted_metrics
 from raydml.data.listing import GALLERY, QUERY
 from raydml.per_query import QueryMetrics
 from raydml.retrieval import EveryOther, protocol_metrics, protocol_of_roles
-from raydml.shard_actor import ShardActor
+from raydml.shard_actor import ShardActor, rows_of_shard
 from raydml.shard_counts import BLOCKS_AT_HAND, Counts, Queries
 from raydml.shards import Columns, cut, read_columns, rows_of
 from raydml.stored import open_stored
@@ -112,3 +112,27 @@ def test_few_blocks_are_at_hand_and_one_that_is_needed_again_is_read_again(tmp_p
     assert sum(map(queries.size, range(len(queries.blocks)))) == 211
     assert [queries.given(n) for n in (0, 1, 0, 2, 3, 0, 4)] == [1, 2, 1, 3, 4, 1, 5]
     assert [queries.given(n) for n in (0, 1)] == [1, 6]
+
+
+def test_an_actor_that_does_not_see_the_files_is_sent_its_rows(tmp_path: Path) -> None:
+    """A folder of a machine's own: there, absent, and another of the same name."""
+    write_parts(tmp_path / "here", *plain_rows(60))
+    stored = open_stored(tmp_path / "here")
+    stamps = stored.files.stamps(stored.paths)
+    columns = read_columns(stored)
+    gallery = cut(columns, rows_of(columns, GALLERY), stored.ends, 2)
+    queries = Queries(stored, columns, rows_of(columns, QUERY), gallery.index, lambda x: x)
+    asked = queries.given(0)
+    seeing, blind = ShardActor(stored, 1), ShardActor(stored, 1)
+    assert seeing.ready(stamps)
+    rows = rows_of_shard(stored, gallery.shard(1))
+    seeing.hold(gallery.shard(1))
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    assert not blind.ready(stamps)
+    blind.hold(gallery.shard(1), rows)
+    of_one, of_other = (actor.positives(asked) for actor in (seeing, blind))
+    assert np.array_equal(of_one[0], of_other[0])
+    assert np.array_equal(of_one[1], of_other[1])
+    write_parts(tmp_path / "here", *tied_rows(60))
+    assert not ShardActor(stored, 1).ready(stamps), "another file of the same name"
+    assert ShardActor(stored, 1).ready(None), "a URI is the same everywhere"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from raydml.config import ConfigError
+from raydml.layout import added_later, in_checkpoint, in_run, of_others
 from raydml.patience import StorageError, TakenOverError
 from raydml.storage import RemoteFolder
-from raydml.study_folder import StudyFolder, in_checkpoint, in_run
+from raydml.study_folder import StudyFolder
 from tests.test_storage import files_of, objects_of, write
 
 CHECKPOINT = {"checkpoint/meta.json": "{}", "checkpoint/model.safetensors": "w"}
@@ -47,6 +48,14 @@ def test_which_file_belongs_to_what() -> None:
     assert in_checkpoint("fold0/checkpoint/model.safetensors")
     assert not in_checkpoint("metrics.jsonl")
     assert not in_checkpoint("checkpoint")
+    for path in ("evaluation/val/metrics.json", "fold0/evaluation/val/events.1", "report/report.md"):
+        assert added_later(path)
+    for path in ("evaluation/note.txt", "metrics.jsonl", "report"):
+        assert not added_later(path), "a file in no folder that is stored by itself"
+    for path in ("trials/0007/metrics.jsonl", "report/report.md", "test_looks/ab/looks.jsonl", "test_looks.jsonl"):
+        assert of_others(path)
+    for path in ("optuna.journal", "best.yaml", "study.yaml"):
+        assert not of_others(path)
 
 
 def test_a_study_on_a_path_is_worked_on_in_its_place(tmp_path: Path) -> None:

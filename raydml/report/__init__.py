@@ -1,15 +1,15 @@
 """Tables and pictures of searches and trainings: `python -m raydml.report RUN [RUN ...] [out=FOLDER]`.
 
 Reads folders, those of a search that still runs too, and writes nothing into them but `report/`. Needs neither Ray nor
-torch: a folder can be copied and reported on anywhere.
+torch: a folder can be copied and reported on anywhere. A study at a URI is copied first, but for its models.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raydml import atomic
@@ -34,6 +34,8 @@ class Report:
     directory: Path
     """Where report.html, report.md, report.tex and report.json lie."""
     contents: Contents
+    place: str | None = None
+    """The URI at which the directory is kept, which is gone afterwards; None where it stays."""
 
 
 def report(
@@ -41,13 +43,37 @@ def report(
 ) -> Report:
     """Reports on studies and trainings. One goes into its own folder, several into `<storage>/comparison-<hash>`.
 
-    Raises ConfigError where a folder holds neither, or a file of it is missing or broken.
+    Raises ConfigError where a folder holds neither, or a file of it is missing or broken; StorageError.
     """
+    for name, value in (("out", out), ("storage", storage)):
+        if value is not None and "://" in str(value):
+            raise ConfigError(f"{name}: must be a folder of this machine, but got {value}")
+    if not any("://" in str(run) for run in runs):
+        return report_here(runs, out=out, storage=storage, metric=metric)
+    # Whoever reports on a folder does without what this imports.
+    from raydml.brought_runs import bringing
+
+    with bringing() as brought:
+        here = [brought.results(run) for run in runs]
+        done = report_here(here, out=out, storage=storage, metric=metric, named=brought.named)
+        brought.keep(done.directory)
+        return replace(done, place=brought.place_of(done.directory))
+
+
+def report_here(
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    storage: str = "runs",
+    metric: str | None = None,
+    named: Callable[[Path], str] = str,
+) -> Report:
+    """As `report`, of folders; `named` is what the user calls them. Raises ConfigError."""
     names = [str(run) for run in runs]
     found = find(names)
     contents = contents_of(found, metric=metric)
-    directory = Path(out).expanduser().resolve() if out else _directory(names, found, storage)
-    _write(directory, contents)
+    directory = Path(out).expanduser().resolve() if out else _directory(names, found, storage, named)
+    _write(directory, contents, named)
     return Report(directory, contents)
 
 
@@ -82,20 +108,26 @@ def title_of(contents: Contents) -> str:
     return f"Report: {runs[0].name}" if len(runs) == 1 else f"Report: {len(runs)} trainings"
 
 
-def _directory(names: Sequence[str], found: Found, storage: str) -> Path:
+def _directory(names: Sequence[str], found: Found, storage: str, named: Callable[[Path], str]) -> Path:
     if len(names) == 1:
         folder = Path(names[0]).expanduser().resolve()
         return (folder.parent if folder.is_file() else folder) / "report"
     # The same runs have the same folder, in whatever order they are named.
-    places = json.dumps(sorted(map(str, (*found.studies, *found.runs))))
+    places = json.dumps(sorted(map(named, (*found.studies, *found.runs))))
     digest = hashlib.sha256(places.encode()).hexdigest()[:8]
     return Path(storage).expanduser().resolve() / f"comparison-{digest}"
 
 
-def _write(directory: Path, contents: Contents) -> None:
+def _write(directory: Path, contents: Contents, named: Callable[[Path], str]) -> None:
     blocks = blocks_of(contents)
+    told = contents.model_copy(
+        update={
+            "studies": tuple(s.model_copy(update={"directory": named(Path(s.directory))}) for s in contents.studies),
+            "runs": tuple(r.model_copy(update={"directory": named(Path(r.directory))}) for r in contents.runs),
+        }
+    )
     pages = {
-        "json": json.dumps(contents.model_dump(mode="json"), indent=1, allow_nan=False) + "\n",
+        "json": json.dumps(told.model_dump(mode="json"), indent=1, allow_nan=False) + "\n",
         "md": rendering.markdown(blocks),
         "tex": rendering.latex(blocks),
         "html": rendering.html(blocks, title=title_of(contents)),

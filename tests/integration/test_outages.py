@@ -1,0 +1,116 @@
+"""A search whose storage fails for a while, and whose driver dies with its disk: nothing is lost or changed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from raydml.fetching import fetch
+from tests.integration.buckets import Bucket, serving
+from tests.integration.conftest import FinishedSearch
+from tests.integration.gates import Gate, Shut, gate_to
+from tests.integration.studies import command, curves_of, environment, outcome, run_here, wait_for, write_study
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Bucket]:
+    """Where studies are kept."""
+    with serving() as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def gate(bucket: Bucket) -> Iterator[Gate]:
+    """The only way that commands know to it."""
+    with gate_to(bucket.host) as gate:
+        yield gate
+
+
+def uri_through(gate: Gate, bucket: Bucket, path: str) -> str:
+    return bucket._replace(host=f"localhost:{gate.port}").uri(path)
+
+
+def start(path: Path, storage: str, disk: Path) -> subprocess.Popen[bytes]:
+    """A search in the background, one trial at a time, on a machine that has nothing but its disk."""
+    with (disk.parent / "log").open("ab") as log:
+        return subprocess.Popen(
+            command("tune", path, "search.max_concurrent=1", f"storage={storage}"),
+            env=environment() | {"XDG_CACHE_HOME": str(disk)},
+            stdout=log,
+            stderr=log,
+        )
+
+
+def is_stored(bucket: Bucket, path: str) -> bool:
+    return bool(bucket.filesystem().get_file_info(f"data/{path}/snapshot.json").type == fs.FileType.File)
+
+
+def shut_for(gate: Gate, how: Shut, seconds: float) -> None:
+    gate.shut(how)
+    time.sleep(seconds)
+    gate.open()
+
+
+def test_outages_and_a_driver_that_dies_with_its_disk_change_nothing(
+    finished: FinishedSearch, bucket: Bucket, gate: Gate, tmp_path: Path, cache: Path
+) -> None:
+    storage, path = uri_through(gate, bucket, "runs"), write_study(tmp_path, cache)
+    driver = start(path, storage, tmp_path / "first")
+    wait_for(lambda: is_stored(bucket, "runs/small/trials/0000"))
+    shut_for(gate, "refuses", 5.0)
+    wait_for(lambda: is_stored(bucket, "runs/small/trials/0002"))
+    assert driver.poll() is None, (tmp_path / "log").read_text()
+    driver.kill()
+    driver.wait()
+    assert list((tmp_path / "first").rglob("optuna.journal")), "its disk had what is removed now"
+    shutil.rmtree(tmp_path / "first")
+    driver = start(path, storage, tmp_path / "second")
+    wait_for(lambda: is_stored(bucket, "runs/small/trials/0004") or driver.poll() is not None)
+    shut_for(gate, "hangs", 5.0)
+    assert driver.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    fetch(f"{bucket.uri('runs/small')}", tmp_path / "here")
+    assert outcome(tmp_path / "here") == outcome(finished.folder)
+    assert curves_of(tmp_path / "here") == curves_of(finished.folder)
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("how", ["refuses", "hangs"])
+def test_a_storage_that_fails_twice_for_half_a_minute(
+    finished: FinishedSearch, bucket: Bucket, gate: Gate, tmp_path: Path, cache: Path, how: Shut
+) -> None:
+    folder = f"endurance-{how}"
+    driver = start(write_study(tmp_path, cache), uri_through(gate, bucket, folder), tmp_path / "disk")
+    for trial in ("0000", "0003"):
+        wait_for(lambda trial=trial: is_stored(bucket, f"{folder}/small/trials/{trial}"))  # type: ignore[misc]
+        shut_for(gate, how, 30.0)
+    assert driver.wait(timeout=300) == 0, (tmp_path / "log").read_text()
+    fetch(bucket.uri(f"{folder}/small"), tmp_path / "here")
+    assert outcome(tmp_path / "here") == outcome(finished.folder)
+    assert curves_of(tmp_path / "here") == curves_of(finished.folder)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_the_commands_take_what_lies_in_the_bucket(bucket: Bucket, tmp_path: Path, cache: Path) -> None:
+    """Train, evaluate on the test classes, report and fetch: each on what the one before has stored."""
+    path = write_study(tmp_path, cache)
+    trained = run_here("train", path, f"storage={bucket.uri('trained')}", "training.num_epochs=1")
+    assert trained.returncode == 0, trained.stderr
+    assert "run: s3://data/trained/small/train/" in trained.stdout
+    study = bucket.uri("trained/small")
+    evaluated = run_here("evaluate", study, "split=test", "pictures=0")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "written: s3://data/trained/small/train/" in evaluated.stdout
+    reported = run_here("report", study)
+    assert reported.returncode == 0, reported.stderr
+    assert "written: s3://data/trained/small/report/report.html" in reported.stdout
+    fetched = run_here("report", study, "--fetch", tmp_path / "here")
+    assert fetched.returncode == 0, fetched.stderr
+    [metrics] = (tmp_path / "here").glob("train/*/evaluation/test/metrics.json")
+    assert len((tmp_path / "here" / "test_looks.jsonl").read_text("utf-8").splitlines()) == 1
+    assert metrics.parents[2].name in (tmp_path / "here" / "report" / "report.md").read_text("utf-8")
