@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -66,9 +66,9 @@ def connected(*, verbose: bool = False) -> Iterator[Capacity]:
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, verbose=verbose)
-        _end_in_order()
     try:
-        yield _known_capacity(ray)
+        with _ending_in_order() if ours else nullcontext():
+            yield _known_capacity(ray)
     finally:
         if ours:
             ray.shutdown()
@@ -157,10 +157,18 @@ def _cause_of(error: BaseException) -> str:
     return found[1] if found else reason_of(error)
 
 
-def _end_in_order() -> None:
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
     """`ray job stop` sends SIGTERM, which Ray's own handler answers with a stack of the native code: as Ctrl-C here."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        # None is a handler that is not Python's, which it cannot put back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def joining() -> dict[str, str]:

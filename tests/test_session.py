@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,26 +13,22 @@ import pytest
 from raydml import session
 
 
-@pytest.fixture
-def handler() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures("handler")
 def test_a_job_that_is_stopped_ends_as_after_a_ctrl_c() -> None:
-    session._end_in_order()
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), session._ending_in_order():
         os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before, "others have their own way of ending"
 
 
-@pytest.mark.usefixtures("handler")
 def test_another_thread_leaves_signals_alone() -> None:
     before = signal.getsignal(signal.SIGTERM)
+
+    def inside() -> object:
+        with session._ending_in_order():
+            return signal.getsignal(signal.SIGTERM)
+
     with ThreadPoolExecutor(1) as others:
-        others.submit(session._end_in_order).result()
-    assert signal.getsignal(signal.SIGTERM) == before
+        assert others.submit(inside).result() == before
 
 
 @pytest.mark.parametrize(
