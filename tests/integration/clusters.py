@@ -36,6 +36,8 @@ _QUICK_TO_NOTICE = {
 }
 _STORE_BYTES = 100_000_000
 _LOCAL = "127.0.0.1"
+# An actor that waits has the name of its class, one that works that of Tune's class around it.
+_TRIAL = re.compile(r"ray::(InlineTrial|ResourceTrainable)\b")
 
 
 class Machine:
@@ -89,8 +91,8 @@ class LocalCluster:
             **changes,
         }
 
-    def start_head(self, *options: str, cpus: int = 0) -> None:
-        """The machine that everything else hangs on."""
+    def start_head(self, *options: str, cpus: int = 0, before: Sequence[str] = ()) -> None:
+        """The machine that everything else hangs on, started by `before` and the command."""
         self._start(
             self.head,
             "--head",
@@ -100,6 +102,7 @@ class LocalCluster:
             f"--ray-client-server-port={self._client_port}",
             f"--num-cpus={cpus}",
             *options,
+            before=before,
         )()
 
     def join(self, *cpus: int, before: Sequence[str] = ()) -> list[Machine]:
@@ -185,7 +188,7 @@ class LocalCluster:
 
     def trials(self) -> list[psutil.Process]:
         """Processes of inline trials, wherever they are."""
-        return [process for process in processes_of(self.folder) if "ray::InlineTrial" in _command_line(process)]
+        return [process for process in processes_of(self.folder) if _TRIAL.match(_command_line(process))]
 
 
 @contextmanager
@@ -220,6 +223,16 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and _belongs(process, folder)]
 
 
+def held_by(process: psutil.Process) -> list[str]:
+    """Files that a process has open, those on a disk included that only its own machine sees."""
+    found = []
+    with suppress(OSError):
+        for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+            with suppress(OSError):
+                found.append(str(entry.readlink()))
+    return found
+
+
 def kill_all(folder: Path) -> None:
     """Ends all processes of a folder, those included that they start meanwhile."""
     for _ in range(10):
@@ -249,11 +262,10 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        held = [file.path for file in process.open_files()]
     except psutil.Error:
         return False
     inside = f"{folder}{os.sep}"
-    return any(path.startswith(inside) for path in held) or inside in _command_line(process)
+    return any(path.startswith(inside) for path in held_by(process)) or inside in _command_line(process)
 
 
 def _command_line(process: psutil.Process) -> str:

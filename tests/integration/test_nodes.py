@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.integration.clusters import LocalCluster, Machine, cluster, processes_of, working_copy
+from tests.integration.clusters import LocalCluster, Machine, cluster, held_by, processes_of, working_copy
 from tests.integration.recounts import Ledger, undisturbed
 from tests.integration.studies import curves_of, trials_of, wait_for, write_study
 
@@ -35,13 +36,19 @@ def submit(here: LocalCluster, working: Path, study: Path, *overrides: str) -> P
     return study.parent / "runs" / "small"
 
 
-def machine_of(here: LocalCluster, trial: Path) -> Machine | None:
+def machine_of(here: LocalCluster, trial: str) -> Machine | None:
     """Where a trial is trained now: its process holds the lock of its folder."""
     for machine in here.machines:
         for process in processes_of(machine.folder):
-            if any(file.path == str(trial / ".lock") for file in process.open_files()):
+            if any(path.endswith(f"/{trial}/.lock") for path in held_by(process)):
                 return machine
     return None
+
+
+def errors_of(machine: Machine) -> str:
+    """What the workers of a machine wrote to their logs: a group's driver tells its setbacks there."""
+    logs = machine.folder.glob("session_latest/logs/worker-*.err")
+    return "".join(path.read_text("utf-8", errors="replace") for path in logs)
 
 
 def lose_one(here: LocalCluster, folder: Path, ledger: Ledger, *, more_than: Mapping[str, int]) -> str:
@@ -52,7 +59,7 @@ def lose_one(here: LocalCluster, folder: Path, ledger: Ledger, *, more_than: Map
         assert here.status("search") in ("PENDING", "RUNNING"), here.logs("search")
         for name, epochs in list(ledger.epochs.items()):
             if more_than.get(name, 0) < epochs[-1] < ledger.length and not found:
-                machine = machine_of(here, folder / "trials" / name)
+                machine = machine_of(here, name)
                 found.extend([] if machine is None else [(name, machine)])
         return bool(found)
 
@@ -83,6 +90,7 @@ def test_a_lost_machine_costs_one_epoch(here: LocalCluster, working: Path, tmp_p
     with Ledger(folder, length=6) as ledger:
         kills = [lose_one(here, folder, ledger, more_than={"0000": 1, "0001": 1, "0002": 1})]
         assert here.wait_for_end("search", timeout=180) == "SUCCEEDED", here.logs("search")
+    assert f"{kills[0]} lost its machine after epoch" in here.logs("search"), "and not its process"
     require_undisturbed(folder, ledger, tmp_path / "undisturbed", kills)
 
 
@@ -115,6 +123,10 @@ def test_a_lost_machine_costs_two_workers_one_epoch(
     with Ledger(folder, length=6) as ledger:
         kills = [lose_one(here, folder, ledger, more_than={"0000": 1})]
         assert here.wait_for_end("search", timeout=600) == "SUCCEEDED", here.logs("search")
+    # Whichever is seen first: the error of the worker that is left, or that the machine of the other is gone.
+    [(name, told)] = re.findall(r"^(\S+) (lost its \w+|crashed) after epoch", errors_of(here.head), re.MULTILINE)
+    print(f"the trial {told}")
+    assert name == kills[0]
     require_undisturbed(folder, ledger, tmp_path / "undisturbed", kills, rel=1e-8)
 
 
