@@ -7,6 +7,7 @@ gets on may be disturbed as often as spot machines like, one that does not is gi
 |-----------------------------------------------|--------------------|-------------------------------------------|
 | a notice that its machine goes                | at once            | never: it left with what it had           |
 | the loss of its machine                       | at once            | after five times `max_retries`            |
+| the loss of one of several workers            | at once            | after five times `max_retries`            |
 | the loss of its process                       | at once            | after `max_retries`                       |
 | an exception; storage that failed for long    | after 2, 8, 32 s   | after `max_retries`                       |
 | bad input, a loss that is not finite          |                    | at once: it would stop at the same place  |
@@ -26,6 +27,8 @@ class Failure(Enum):
 
     NOTICE = "left its machine"
     NODE = "lost its machine"
+    PEER = "lost a worker"
+    """Of several: what the others see first of a machine that is gone is a connection that is."""
     PROCESS = "lost its process"
     CRASH = "crashed"
     REPEATS = "stopped"
@@ -50,7 +53,7 @@ def after(failure: Failure, times: int, *, max_retries: int) -> Decision:
     match failure:
         case Failure.NOTICE:
             return Decision(again=True)
-        case Failure.NODE:
+        case Failure.NODE | Failure.PEER:
             return Decision(again=times <= _NODES_PER_RETRY * max_retries)
         case Failure.PROCESS:
             return Decision(again=times <= max_retries)

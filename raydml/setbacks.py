@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from raydml.config import ConfigError
 from raydml.epoch import TrainingLeftError, TrainingStoppedError
 from raydml.failures import Failure
@@ -18,7 +20,12 @@ from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError  # noq
 _NODE_DIED = "its node has died"
 _IN_A_METHOD = "ray::"
 # Of the errors of several workers the first of these is the cause: when one dies, the others fail in collectives.
-_CAUSES = (Failure.REPEATS, Failure.NOTICE, Failure.NODE, Failure.PROCESS, Failure.CRASH)
+_CAUSES = (Failure.REPEATS, Failure.NOTICE, Failure.NODE, Failure.PROCESS)
+# What collectives of gloo and NCCL say when another worker is gone. It comes before Ray knows of a dead machine.
+_PEER_LOST = re.compile(
+    r"gloo.*(Connection (reset|closed) by peer|Broken pipe|timed out)|remote process exited|NCCL.*connection closed",
+    re.IGNORECASE,
+)
 
 
 def failure_of(error: BaseException | None) -> Failure:
@@ -27,8 +34,12 @@ def failure_of(error: BaseException | None) -> Failure:
         case RayTaskError():
             return failure_of(error.cause if isinstance(error.cause, BaseException) else None)
         case WorkerGroupError():
-            found = {failure_of(of_worker) for of_worker in error.worker_failures.values()}
-            return next((failure for failure in _CAUSES if failure in found), Failure.CRASH)
+            errors = error.worker_failures.values()
+            found = {failure_of(of_worker) for of_worker in errors}
+            cause = next((failure for failure in _CAUSES if failure in found), Failure.CRASH)
+            # Where one crashed, the others lose it too: only if that is all that anyone has to say.
+            lost = cause == Failure.CRASH and all(_PEER_LOST.search(str(of_worker)) for of_worker in errors)
+            return Failure.PEER if lost and errors else cause
         case TrainingLeftError() | PreemptionError():
             return Failure.NOTICE
         case RayActorError():

@@ -27,6 +27,8 @@ TABLE = [
     (Failure.NODE, 15, 3, AGAIN),
     (Failure.NODE, 16, 3, END),
     (Failure.NODE, 1, 0, END),
+    (Failure.PEER, 15, 3, AGAIN),
+    (Failure.PEER, 16, 3, END),
     (Failure.PROCESS, 3, 3, AGAIN),
     (Failure.PROCESS, 4, 3, END),
     (Failure.PROCESS, 1, 0, END),
@@ -80,6 +82,8 @@ def of_task(cause: Exception) -> RayTaskError:
 
 
 LOST, CRASHED = died("The actor died because its node has died."), RuntimeError("boom")
+# As gloo said it when the machine of the other worker was lost.
+ALONE = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:1234")
 PREEMPTED = died("its node has died", NodeDeathInfo.AUTOSCALER_DRAIN_PREEMPTED)
 ERRORS: list[tuple[BaseException | None, Failure]] = [
     (of_task(TrainingLeftError(1, 2)), Failure.NOTICE),
@@ -100,6 +104,12 @@ ERRORS: list[tuple[BaseException | None, Failure]] = [
     (WorkerGroupError("", {0: CRASHED, 1: LOST}), Failure.NODE),
     (WorkerGroupError("", {0: CRASHED, 1: PREEMPTED}), Failure.NOTICE),
     (WorkerGroupError("", {0: CRASHED}), Failure.CRASH),
+    (WorkerGroupError("", {0: ALONE}), Failure.PEER),
+    (WorkerGroupError("", {0: ALONE, 2: of_task(ALONE)}), Failure.PEER),
+    (WorkerGroupError("", {0: ALONE, 1: CRASHED}), Failure.CRASH),
+    (WorkerGroupError("", {0: ALONE, 1: LOST}), Failure.NODE),
+    (WorkerGroupError("", {}), Failure.CRASH),
+    (ALONE, Failure.CRASH),
 ]
 
 
