@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from raydml import autoscaler
 from raydml.capacity import Capacity, Worker, present_trials, slots, told, worker_of
 from raydml.config import Resources
-from raydml.patience import StorageError
 from raydml.session import import_ray, now
 from raydml.waiting import Reminder, line, may_begin
 
@@ -82,7 +81,7 @@ class Admission(Searcher):
         self._reminder = Reminder()
         self._looked = self._came = time.monotonic()
         self._seen = Observed(capacity, 0, ())
-        self.failure: StorageError | None = None
+        self.failure: Exception | None = None
         """What ended the search. Tune takes an error of a searcher for a trial's: it is to be raised behind Tune."""
 
     def __reduce__(self) -> tuple[type[Searcher], tuple[str, str]]:
@@ -108,7 +107,7 @@ class Admission(Searcher):
         if not may:
             return None
         suggested: dict[str, Any] | str | None = Searcher.FINISHED
-        with self._storing():
+        with self._heeding():
             suggested = self._inner.suggest(trial_id)
         if isinstance(suggested, dict):
             self._live.add(trial_id)
@@ -116,22 +115,22 @@ class Admission(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Handed on."""
-        with self._storing():
+        with self._heeding():
             self._inner.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Handed on. Of a trial that was stopped because nothing can be stored nobody hears: it goes on later."""
+        """Handed on. Of a trial that was stopped because the search ends nobody hears: it goes on later."""
         self._live.discard(trial_id)
         if self.failure is None:
-            with self._storing():
+            with self._heeding():
                 self._inner.on_trial_complete(trial_id, result, error)
 
     @contextmanager
-    def _storing(self) -> Iterator[None]:
+    def _heeding(self) -> Iterator[None]:
         try:
             yield
-        except StorageError as error:
-            self.failure = error
+        except Exception as error:  # whatever it is: storage, disk, memory of the search
+            self.failure = self.failure or error
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""

@@ -56,6 +56,11 @@ class FoldModels:
         if self._ran_out(lambda: [self[place] for place in range(self._room)]):
             self[0]
 
+    @property
+    def take_turns(self) -> bool:
+        """Whether models leave the memory between two epochs."""
+        return self._room < self._num_models
+
     def metrics_of(self, epoch: int) -> list[dict[str, float]]:
         """Metrics of an epoch (from 1) of every model, trained now unless its checkpoint already has it.
 

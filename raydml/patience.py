@@ -49,8 +49,11 @@ class Patience:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
-    def asked(self, question: Callable[[], T], *, where: str) -> T:
-        """The answer. Raises StorageError naming `where` when patience ends; FileNotFoundError is an answer."""
+    def asked(self, question: Callable[[], T], *, where: str, answers: bool = True) -> T:
+        """The answer. Raises StorageError naming `where` when patience ends; FileNotFoundError is an answer.
+
+        `answers`: whether only the storage can have given it.
+        """
         started, attempts = self.clock(), 0
         while True:
             try:
@@ -61,7 +64,7 @@ class Patience:
                 reason = " ".join(str(error).split())
                 final = not isinstance(error, OSError) or (not self.answered and is_final(reason))
             else:
-                self.answered = True
+                self.answered |= answers
                 return found
             attempts += 1
             waited = self.clock() - started

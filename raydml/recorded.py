@@ -16,7 +16,7 @@ import torch
 from raydml import tensorboard
 from raydml.capacity import Worker
 from raydml.config import Scalar
-from raydml.distributed import rank
+from raydml.distributed import barrier, rank
 from raydml.epoch import Leave, TrainingLeftError, stay
 from raydml.history import read_history
 from raydml.patience import StorageError
@@ -62,8 +62,18 @@ class RecordedRun:
         # The name of the folder is the name of the run in TensorBoard.
         folder = scratch.folder / self._task.spec.directory.name
         self._remote = RemoteFolder(self._task.uri, folder)
-        self._remote.pull()
+        if rank() == 0:
+            # One that was lost may live on for a while: what it still stored would differ from what others took over.
+            self._remote.take_over()
+        self._follow()
         return replace(self._task.spec, directory=folder)
+
+    def _follow(self) -> None:
+        """Every other rank gets what rank 0 has stored: in a folder of its own it sees no checkpoint of rank 0."""
+        assert self._remote is not None
+        barrier()
+        if rank() != 0:
+            self._remote.pull()
 
     def advance(self) -> dict[str, float] | None:
         """The next epoch as `Run.advance` gives it, recorded; None behind the last one.
@@ -71,6 +81,8 @@ class RecordedRun:
         Raises what `Run.advance` raises, StorageError, and TakenOverError where another process goes on with the run.
         """
         assert self._run is not None, "the run is closed"
+        if self._remote is not None and self._run.reopens:
+            self._follow()
         try:
             row = self._run.advance()
         except TrainingLeftError:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from pyarrow import fs
 
@@ -24,32 +23,16 @@ from raydml.config import ConfigError
 from raydml.data.files import Files, Root, open_store
 from raydml.inside import require_safe
 from raydml.patience import Patience, TakenOverError
+from raydml.snapshot import NOTHING, Entry, Snapshot, parsed, written
 
 T = TypeVar("T")
 
 LIST = "snapshot.json"
-_FORMAT = 1
 _AT_A_TIME = 16 * 2**20
 _REQUESTS = 8
 
 Choice = Callable[[str], bool]
 """Which files, by relative posix path."""
-
-
-class _Entry(NamedTuple):
-    key: str
-    """Name of the object below the URI."""
-    num_bytes: int
-    digest: str
-
-
-class _Snapshot(NamedTuple):
-    writer: str
-    number: int
-    files: dict[str, _Entry]
-
-
-_NOTHING = _Snapshot("", 0, {})
 
 
 def _none(path: str) -> bool:
@@ -70,9 +53,13 @@ class RemoteFolder:
         """
         self.uri, self.folder, self._elsewhere = uri, folder, elsewhere
         self._patience = patience or Patience()
-        self._filesystem, self._root = self._asked(lambda: open_store(Root.of(uri)))
+        # Of most stores this asks nothing but the URI.
+        named = Files(uri).named()
+        self._filesystem, self._root = self._patience.asked(
+            lambda: open_store(Root.of(uri)), where=named, answers=False
+        )
         self._writer = uuid.uuid4().hex[:8]
-        self._snapshot = _NOTHING
+        self._snapshot = NOTHING
         # What a file was like when it was last the same here and there.
         self._known: dict[str, tuple[int, int]] = {}
 
@@ -98,7 +85,7 @@ class RemoteFolder:
             if path not in wanted and not skip(path):
                 (self.folder / path).unlink()
         self._known = {path: stamp for path, stamp in self._found().items() if path in wanted}
-        return self._snapshot is not _NOTHING
+        return self._snapshot is not NOTHING
 
     def compare(self) -> None:
         """Reads the newest snapshot and changes nothing: `push` then adds what is only here, or is another file here.
@@ -110,26 +97,40 @@ class RemoteFolder:
         same = {path for path in found if path in files and _digest_of(self.folder / path) == files[path].digest}
         self._known = {path: found[path] for path in same}
 
-    def push(self, *, drop: Choice = _none) -> None:
-        """Makes the folder the newest snapshot; what was skipped by `pull` stays in it, unless it is to `drop`.
+    def push(self) -> None:
+        """Makes the folder the newest snapshot; what was skipped by `pull` stays in it.
 
         Raises StorageError where the storage does not answer, its TakenOverError where another process writes there.
         """
         found = self._found()
-        changed = {path for path, stamp in found.items() if self._known.get(path) != stamp and not drop(path)}
-        gone = {path for path in self._snapshot.files if drop(path) or (path in self._known and path not in found)}
+        changed = {path for path, stamp in found.items() if self._known.get(path) != stamp}
+        gone = {path for path in self._snapshot.files if path in self._known and path not in found}
         if not changed and not gone:
             return
         self._require_mine()
         number = self._snapshot.number + 1
         with ThreadPoolExecutor(_REQUESTS) as pool:
             stored = dict(zip(changed, pool.map(lambda path: self._store(path, number), changed), strict=True))
-        before = self._snapshot.files
-        files = {path: entry for path, entry in before.items() if path not in gone} | stored
-        self._write_list(_Snapshot(self._writer, number, files))
-        kept = {entry.key for entry in files.values()}
-        self._remove(entry.key for entry in before.values() if entry.key not in kept)
-        self._known = {path: stamp for path, stamp in found.items() if path in files}
+        # Again: large files take a while.
+        self._require_mine()
+        files = {path: entry for path, entry in self._snapshot.files.items() if path not in gone}
+        self._replace_list(files | stored)
+        self._known = {path: stamp for path, stamp in found.items() if path in self._snapshot.files}
+
+    def take_over(self) -> None:
+        """As `pull`; and who wrote here before writes no more: his next `push` tells him."""
+        self.pull()
+        while self._newest() != self._snapshot:
+            self.pull()
+        self._replace_list(self._snapshot.files)
+
+    def drop(self, dropped: Choice) -> None:
+        """Removes files from the newest snapshot, whoever wrote it, whatever the folder has. Raises StorageError."""
+        self._snapshot = self._newest()
+        kept = {path: entry for path, entry in self._snapshot.files.items() if not dropped(path)}
+        if kept != self._snapshot.files:
+            self._replace_list(kept)
+        self._known = {path: stamp for path, stamp in self._known.items() if path in kept}
 
     def holds(self, path: str) -> bool:
         """Whether the snapshot that was last pulled, compared or pushed has a file."""
@@ -142,10 +143,10 @@ class RemoteFolder:
     def remove(self) -> None:
         """Removes the snapshot and its files from the storage."""
         found = self._newest()
-        if found is not _NOTHING:
+        if found is not NOTHING:
             self._asked(lambda: self._filesystem.delete_file(self._full(LIST)))
             self._remove(entry.key for entry in found.files.values())
-        self._snapshot, self._known = _NOTHING, {}
+        self._snapshot, self._known = NOTHING, {}
 
     def named(self, path: str = "") -> str:
         """The URI of a file, for a message: without options."""
@@ -156,7 +157,7 @@ class RemoteFolder:
         if newest.writer != self._writer and (newest.writer, newest.number) != self._snapshot[:2]:
             raise TakenOverError(f"{self.named()}: another process has gone on with this; this one ends")
 
-    def _newest(self) -> _Snapshot:
+    def _newest(self) -> Snapshot:
         def content() -> bytes | None:
             try:
                 with self._filesystem.open_input_stream(self._full(LIST)) as file:
@@ -166,19 +167,20 @@ class RemoteFolder:
             return data
 
         data = self._asked(content)
-        return _NOTHING if data is None else _parsed(data, self.named(LIST))
+        return NOTHING if data is None else parsed(data, self.named(LIST))
 
-    def _write_list(self, snapshot: _Snapshot) -> None:
-        files = {path: entry._asdict() for path, entry in sorted(snapshot.files.items())}
-        raw = {"format": _FORMAT, "writer": snapshot.writer, "number": snapshot.number, "files": files}
-        content = json.dumps(raw, indent=1).encode()
-        self._asked(lambda: self._write(LIST, [content]))
+    def _replace_list(self, files: dict[str, Entry]) -> None:
+        before, number = self._snapshot.files, self._snapshot.number + 1
+        snapshot = Snapshot(self._writer, number, files)
+        self._asked(lambda: self._write(LIST, [written(snapshot)]))
         self._snapshot = snapshot
+        needed = {entry.key for entry in files.values()}
+        self._remove(entry.key for entry in before.values() if entry.key not in needed)
 
-    def _store(self, path: str, number: int) -> _Entry:
+    def _store(self, path: str, number: int) -> Entry:
         key = f"{path}~{self._writer}-{number}"
 
-        def stored() -> _Entry:
+        def stored() -> Entry:
             digest, num_bytes = hashlib.blake2b(digest_size=16), 0
 
             def blocks() -> Iterable[bytes]:
@@ -190,7 +192,7 @@ class RemoteFolder:
                         yield block
 
             self._write(key, blocks())
-            return _Entry(key, num_bytes, digest.hexdigest())
+            return Entry(key, num_bytes, digest.hexdigest())
 
         return self._asked(stored)
 
@@ -207,7 +209,7 @@ class RemoteFolder:
         if local:
             self._filesystem.move(place, full)
 
-    def _fetch(self, path: str, entry: _Entry) -> None:
+    def _fetch(self, path: str, entry: Entry) -> None:
         target = self.folder / path
         if target.is_file() and _digest_of(target) == entry.digest:
             return
@@ -270,21 +272,6 @@ def snapshots_below(uri: str, *, patience: Patience | None = None) -> list[str]:
         return folders
 
     return (patience or Patience()).asked(names, where=Files(uri).named())
-
-
-def _parsed(data: bytes, where: str) -> _Snapshot:
-    """Raises ConfigError for what is no list of files below a folder."""
-    try:
-        raw = json.loads(data)
-        if raw["format"] != _FORMAT:
-            raise ConfigError(f"{where}: format {raw['format']}, but this raydml reads {_FORMAT}")
-        files = {path: _Entry(str(e["key"]), int(e["num_bytes"]), str(e["digest"])) for path, e in raw["files"].items()}
-        require_safe((*files, *(entry.key for entry in files.values())), said_by=where)
-        return _Snapshot(str(raw["writer"]), int(raw["number"]), files)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{where}: is no list of files: {error!r}") from None
 
 
 def _digest_of(path: Path) -> str:

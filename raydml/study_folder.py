@@ -163,7 +163,7 @@ class StudyFolder:
         """Removes the checkpoints of a run that has ended."""
         checkpoint.remove(run)
         if (uri := self.uri_of(run)) is not None:
-            _compared(uri, run).push(drop=in_checkpoint)
+            RemoteFolder(uri, run).drop(in_checkpoint)
 
     def move(self, run: Path, to: Path) -> None:
         """Puts a run that has ended elsewhere in the study, without its models."""

@@ -123,6 +123,11 @@ class Run:
         """Epochs of the whole run."""
         return self.spec.config.training.num_epochs
 
+    @property
+    def reopens(self) -> bool:
+        """Whether the next epoch may open checkpoints that the last one wrote."""
+        return self._models.take_turns
+
     def advance(self) -> dict[str, float] | None:
         """Metrics of the next epoch, trained now unless a checkpoint already has it; None behind the last one.
 

@@ -93,7 +93,7 @@ def run_trials(
     """Runs as many trials as the searcher suggests, at most `num_trials`, as many at a time as fit.
 
     `say` is told what waits for machines. Returns when they have ended, and after a Ctrl-C as well: Tune catches the
-    first one itself. Raises ConfigError where no machine can ever hold a trial, and StorageError.
+    first one itself. Raises ConfigError where no machine can ever hold a trial, and what the searcher raised.
     """
     fitting_trials(study.resources, capacity)
     worker = worker_of(study.resources, capacity)

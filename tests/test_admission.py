@@ -216,11 +216,13 @@ def test_what_tune_says_reaches_the_searcher_inside(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("where", ["suggest", "on_trial_result", "on_trial_complete"])
-def test_what_cannot_be_stored_ends_the_search_and_not_a_trial(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+@pytest.mark.parametrize("error", [StorageError("storage: no route"), OSError(28, "No space left on device")])
+def test_what_cannot_be_stored_ends_the_search_and_not_a_trial(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
     """Tune takes an error of a searcher for one of the trial, and goes on."""
     cluster = Cluster(monkeypatch, MACHINE)
     cluster.step()
-    error = StorageError("storage: no route")
 
     def fails(*values: object, **more: object) -> None:
         raise error

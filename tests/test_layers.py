@@ -23,7 +23,17 @@ LAYERS = (
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),
-        *("counting", "torch_defects", "gpu_memory", "stored", "shards", "waves", "block_folder", "storage"),
+        *(
+            "counting",
+            "torch_defects",
+            "gpu_memory",
+            "stored",
+            "shards",
+            "waves",
+            "block_folder",
+            "snapshot",
+            "storage",
+        ),
     ),
     ("losses", "see", "divide", "metrics"),
     ("expansion", "learners", "objective", "optim"),

@@ -72,6 +72,15 @@ def test_patience_ends_with_place_reason_and_time() -> None:
     assert sum(store.waits) == 20.0
 
 
+def test_what_the_storage_did_not_say_is_no_answer_of_it() -> None:
+    """To open a store may ask nothing: a refusal behind it is the first answer, and final."""
+    patience = Store().patience()
+    patience.asked(lambda: "opened", where="here", answers=False)
+    with pytest.raises(StorageError, match="failed 1 times in 0 s: AWS Error ACCESS_DENIED"):
+        patience.asked(Store(REFUSED), where="here")
+    assert not patience.answered
+
+
 def test_a_refusal_is_final_only_before_the_first_answer() -> None:
     store = Store(REFUSED)
     with pytest.raises(StorageError, match="failed 1 times in 0 s: AWS Error ACCESS_DENIED"):

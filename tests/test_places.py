@@ -151,6 +151,10 @@ def test_where_a_storage_lies(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert resolved_storage(storage, environment) == (place or str(tmp_path / storage))
 
 
+def test_a_folder_may_be_called_like_the_home_of_nobody() -> None:
+    assert resolved_storage("~nobody-of-this-name/runs", {}) == str(Path("~nobody-of-this-name/runs").absolute())
+
+
 def test_a_job_needs_a_storage_that_outlives_it() -> None:
     with pytest.raises(ConfigError, match=r"^storage: a submitted job needs .* got runs: give storage=s3:"):
         resolved_storage("runs", {JOB: "{}"})

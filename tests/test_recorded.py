@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -13,13 +14,16 @@ from tensorboard.plugins.hparams import metadata
 from raydml import checkpoint
 from raydml.capacity import Worker
 from raydml.config import ConfigError, ExperimentConfig, replace_at
+from raydml.distributed import rank
 from raydml.epoch import TrainingLeftError
 from raydml.history import read_history
 from raydml.patience import StorageError, TakenOverError
 from raydml.recorded import RecordedRun, Task, end_curves, recorded
 from raydml.storage import LIST, RemoteFolder
 from raydml.training import Run, RunSpec
+from tests.conftest import tiny_experiment
 from tests.left_cases import Leaver
+from tests.ranks import in_groups
 from tests.test_resumed_runs import assert_equal_runs
 from tests.test_storage import objects_of
 from tests.test_training import run_to_the_end, without_seconds
@@ -143,8 +147,8 @@ def test_an_epoch_that_was_not_stored_is_trained_again(
 def test_what_is_stored_already_is_not_stored_again(task: Task, tmp_path: Path) -> None:
     advance(task, 3)
     path = tmp_path / "store" / "trials" / "0007" / LIST
-    before = path.read_text()
     again = RecordedRun(task, device=HOST)
+    before = path.read_text()
     for _ in range(2):
         again.advance()
         assert path.read_text() == before
@@ -160,6 +164,35 @@ def test_a_process_that_was_overtaken_ends(task: Task, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING):
         first.close(failed=True)
     assert "the end of the curves is not stored" in caplog.text
+
+
+def test_a_process_that_was_lost_and_lives_disturbs_none_that_goes_on(task: Task, tmp_path: Path) -> None:
+    """A machine that the cluster no longer sees may still reach the storage."""
+    lost = RecordedRun(task, device=HOST)
+    lost.advance()
+    with recorded(task, device=HOST) as run:
+        with pytest.raises(TakenOverError):
+            lost.advance()
+        assert [run.advance() for _ in range(3)][-1] is not None
+    assert_equal_runs(fetched(task, tmp_path), undisturbed(task, tmp_path))
+
+
+def on_a_storage(cache: Path, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Two folds in turns: what a rank sees of them on a path, and on a storage with a stop between two epochs."""
+    spec = RunSpec(tiny_experiment(cache), folder / "path", folds=(0, 1), folds_at_a_time=1)
+    on_path = advance(Task(spec, {}, Worker(1.0, 0.0)), 9)
+    task = Task(spec, {}, Worker(1.0, 0.0), (folder / "store").as_uri())
+    with mock.patch("platformdirs.user_cache_path", lambda name: folder / f"user{rank()}" / name):
+        stopped = advance(task, 2)
+        stored = advance(task, 9)
+    return {"path": without_seconds(on_path), "stopped": without_seconds(stopped), "stored": without_seconds(stored)}
+
+
+def test_workers_that_share_no_disk_open_what_the_first_one_wrote(cache: Path, tmp_path: Path) -> None:
+    """Folds that take turns come from their checkpoints at every epoch, on every rank."""
+    for seen in in_groups(on_a_storage, cache, tmp_path, worlds=(2,), folder=tmp_path)[2]:
+        assert seen["stored"] == seen["path"], "bit for bit"
+        assert seen["stopped"] == seen["path"][:2]
 
 
 def test_a_failed_run_is_stored_as_failed(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raydml.config import ConfigError
-from raydml.patience import Patience, StorageError, TakenOverError
+from raydml.patience import Patience, StorageError
 from raydml.storage import LIST, RemoteFolder, below, snapshots_below
 
 
@@ -133,26 +133,6 @@ def test_a_death_in_the_middle_leaves_the_snapshot_before(
     assert files_of(tmp_path / "third") == {**FILES, "metrics.jsonl": "1\n2\n"}
 
 
-def test_the_process_that_came_last_writes_and_the_other_is_told(store: Path, tmp_path: Path) -> None:
-    first = stored(store, tmp_path / "first")
-    second = remote(store, tmp_path / "second")
-    second.pull()
-    write(tmp_path / "second", {"metrics.jsonl": "1\n2\n"})
-    second.push()
-    write(tmp_path / "first", {"metrics.jsonl": "old"})
-    with pytest.raises(TakenOverError, match=r"store/run: another process has gone on with this; this one ends$"):
-        first.push()
-    second.push()
-    remote(store, tmp_path / "third").pull()
-    assert files_of(tmp_path / "third")["metrics.jsonl"] == "1\n2\n"
-
-
-def test_who_has_not_looked_may_not_write_over_a_snapshot(store: Path, tmp_path: Path) -> None:
-    stored(store, tmp_path / "first")
-    with pytest.raises(TakenOverError):
-        stored(store, tmp_path / "second")
-
-
 def test_what_was_skipped_stays_stored_until_it_is_dropped(store: Path, tmp_path: Path) -> None:
     stored(store, tmp_path / "here")
     driver = remote(store, tmp_path / "driver")
@@ -161,7 +141,7 @@ def test_what_was_skipped_stays_stored_until_it_is_dropped(store: Path, tmp_path
     write(tmp_path / "driver", {"failure.json": "{}"})
     driver.push()
     assert objects_of(store) == sorted([*FILES, "failure.json", LIST])
-    driver.push(drop=lambda path: "checkpoint" in path)
+    driver.drop(lambda path: "checkpoint" in path)
     assert objects_of(store) == sorted(["config.yaml", "failure.json", LIST, "metrics.jsonl"])
     assert not driver.holds("fold0/checkpoint/meta.json")
     assert driver.holds("failure.json")

@@ -126,6 +126,44 @@ def test_the_models_of_folds_are_dropped_here_and_there(tmp_path: Path) -> None:
     assert not folder.has_checkpoint(run / "fold1" / "checkpoint")
 
 
+def test_the_end_of_curves_that_came_late_outlives_the_models(tmp_path: Path) -> None:
+    """A trial that was pruned says so after the driver took over what it had."""
+    folder = started(tmp_path)
+    there = tmp_path / "elsewhere"
+    trial = RemoteFolder((tmp_path / "store" / "s" / "trials" / "0000").as_uri(), write(there, RUN))
+    trial.push()
+    run = folder.path / "trials" / "0000"
+    folder.take(run)
+    write(there, {"events": "the end"})
+    trial.push()
+    folder.drop_models(run)
+    second = at(tmp_path)
+    second.open()
+    assert files_of(second.path / "trials" / "0000") == {"metrics.jsonl": "1\n", "events": "the end"}
+
+
+def test_a_kill_while_a_run_is_put_elsewhere_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = started(tmp_path)
+    trained(tmp_path, "final/winner-seed0")
+    run, to = "final/winner-seed0", "final/earlier-1234/winner-seed0"
+
+    def killed(self: RemoteFolder) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            first.move(first.path / run, first.path / to)
+    second = at(tmp_path)
+    second.open()
+    assert (second.path / run).exists()
+    second.move(second.path / run, second.path / to)
+    third = at(tmp_path)
+    third.open()
+    assert not (third.path / run).exists()
+    assert files_of(third.path / to) == {"metrics.jsonl": "1\n"}
+
+
 @pytest.mark.parametrize("remote", [True, False])
 def test_a_run_is_put_elsewhere(tmp_path: Path, remote: bool) -> None:
     folder = started(tmp_path) if remote else StudyFolder(str(tmp_path / "store"), "s")

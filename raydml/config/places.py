@@ -74,7 +74,8 @@ def resolved_storage(storage: str, environment: Mapping[str, str] = os.environ) 
     """
     if (refused := refused_credentials(storage)) is not None:
         raise ConfigError(f"storage: {refused}")
-    if "://" in storage or Path(storage).expanduser().is_absolute():
+    # What begins with ~ is somebody's home, or a folder here that is called so.
+    if "://" in storage or storage.startswith("~") or Path(storage).is_absolute():
         return absolute(storage)
     if root := environment.get(STORAGE, ""):
         if (refused := refused_credentials(root)) is not None:
