@@ -9,7 +9,7 @@ gets on may be disturbed as often as spot machines like, one that does not is gi
 | the loss of its machine                       | at once            | after five times `max_retries`            |
 | the loss of one of several workers            | at once            | after five times `max_retries`            |
 | the loss of its process                       | at once            | after `max_retries`                       |
-| an exception; storage that failed for long    | after 2, 8, 32 s   | after `max_retries`                       |
+| an exception; a store that failed for long    | after 2, 8, 32 s   | after `max_retries`                       |
 | bad input, a loss that is not finite          |                    | at once: it would stop at the same place  |
 
 A driver or a head that is lost takes the counts along: the same command goes on with all that was not finished.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from raydml.config import ConfigError
+from raydml.data.files import SilentStoreError
 from raydml.epoch import TrainingLeftError, TrainingStoppedError
 from raydml.failures import Failure
 from raydml.patience import TakenOverError
@@ -46,6 +47,8 @@ def failure_of(error: BaseException | None) -> Failure:
             if error.preempted:
                 return Failure.NOTICE
             return Failure.NODE if _NODE_DIED in str(error) else Failure.PROCESS
+        case SilentStoreError():
+            return Failure.CRASH
         case TrainingStoppedError() | TrainingFailedError() | ConfigError() | TakenOverError():
             return Failure.REPEATS
         case _:

@@ -140,6 +140,10 @@ class RemoteFolder:
         """Files of the newest snapshot; none where there is none. Raises StorageError."""
         return frozenset(self._newest().files)
 
+    def holds_any(self, choice: Choice) -> bool:
+        """As `holds`, of any of some files."""
+        return any(map(choice, self._snapshot.files))
+
     def remove(self) -> None:
         """Removes the snapshot and its files from the storage."""
         found = self._newest()

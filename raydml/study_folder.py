@@ -54,6 +54,8 @@ class StudyFolder:
         self.uri = study_uri(storage, name)
         self._clock, self._saved_at = clock, 0.0
         self._remote: RemoteFolder | None = None
+        # Runs that had checkpoints when they were last looked at.
+        self._with_models: set[Path] = set()
         self._scratch: Scratch | None = None
         if self.uri is None:
             self.path = Path(storage).resolve() / name
@@ -138,7 +140,9 @@ class StudyFolder:
     def take(self, run: Path, *, models: bool = False) -> None:
         """Takes over what the process that trained a run stored; its checkpoints only with `models`."""
         if (uri := self.uri_of(run)) is not None:
-            RemoteFolder(uri, run, elsewhere=added_later).pull(skip=_nothing if models else in_checkpoint)
+            remote = RemoteFolder(uri, run, elsewhere=added_later)
+            remote.pull(skip=_nothing if models else in_checkpoint)
+            (self._with_models.add if remote.holds_any(in_checkpoint) else self._with_models.discard)(run)
 
     def keep(self, run: Path) -> None:
         """Stores what was added to a run that has ended, its evaluations too; or an evaluation or a report alone."""
@@ -162,8 +166,10 @@ class StudyFolder:
     def drop_models(self, run: Path) -> None:
         """Removes the checkpoints of a run that has ended."""
         checkpoint.remove(run)
-        if (uri := self.uri_of(run)) is not None:
+        # Of a search that goes on all ended trials but the best have none: that takes no request.
+        if run in self._with_models and (uri := self.uri_of(run)) is not None:
             RemoteFolder(uri, run).drop(in_checkpoint)
+            self._with_models.discard(run)
 
     def move(self, run: Path, to: Path) -> None:
         """Puts a run that has ended elsewhere in the study, without its models."""

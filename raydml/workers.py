@@ -62,6 +62,8 @@ def _train_worker(config: dict[str, Task]) -> None:
     except TrainingLeftError as error:
         report_to_controller({_LEFT: str(error)})
     except (TrainingStoppedError, ConfigError) as error:
+        if failure_of(error) != Failure.REPEATS:
+            raise
         report_to_controller({_FAILURE: str(error), _STOPPED: isinstance(error, TrainingStoppedError)})
     finally:
         notice.close()

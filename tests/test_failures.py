@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydml.config import ConfigError
+from raydml.data.files import SilentStoreError
 from raydml.epoch import NonFiniteLossError, TrainingLeftError
 from raydml.failures import Decision, Failure, Setbacks, after, wait_s
 from raydml.patience import StorageError, TakenOverError
@@ -98,6 +99,7 @@ ERRORS: list[tuple[BaseException | None, Failure]] = [
     (None, Failure.CRASH),
     (NonFiniteLossError(1, 2), Failure.REPEATS),
     (ConfigError("loss.margin"), Failure.REPEATS),
+    (SilentStoreError("data.root: s3://data does not answer"), Failure.CRASH),
     (TrainingFailedError("given up"), Failure.REPEATS),
     (TrainingDivergedError("not finite"), Failure.REPEATS),
     (TakenOverError("another"), Failure.REPEATS),

@@ -14,7 +14,7 @@ import pytest
 from pyarrow import fs
 
 from raydml.config import ConfigError
-from raydml.data.files import Files, Root
+from raydml.data.files import Files, Root, SilentStoreError
 from raydml.data.places import Places, place_of
 
 NAMES = ("plain.jpg", "a b.jpg", "50%20 off#1?.jpg", "\u00fcml\u00e4ut \u2603.jpg", "deep/er/+&=,;@!.jpg")
@@ -175,9 +175,9 @@ def mute() -> Iterator[str]:
         yield f"localhost:{listening.getsockname()[1]}"
 
 
-def refused(root: str, field: str = "data.cache") -> str:
+def refused(root: str, field: str = "data.cache", kind: type[ConfigError] = ConfigError) -> str:
     started = time.monotonic()
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(kind) as error:
         Files(root, field=field).kind()
     assert time.monotonic() - started < 60
     text = str(error.value)
@@ -187,6 +187,9 @@ def refused(root: str, field: str = "data.cache") -> str:
 
 
 def test_what_pyarrow_does_not_know_is_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        Files("nope://x").kind()
+    assert not isinstance(error.value, SilentStoreError), "to ask again is no use"
     assert "nope://x does not answer: Unrecognized filesystem type" in refused("nope://x")
     assert "Unexpected query parameter in S3 URI: 'colour'" in refused("s3://bucket/a?colour=red&region=us-east-1")
 
@@ -200,7 +203,7 @@ def test_a_host_that_refuses_is_named_soon(scheme: str, monkeypatch: pytest.Monk
         closed.bind(("localhost", 0))
         port = closed.getsockname()[1]
     user = "anonymous@" if scheme == "gs" else ""
-    text = refused(f"{scheme}://{user}bucket/a?endpoint_override=localhost:{port}&scheme=http")
+    text = refused(f"{scheme}://{user}bucket/a?endpoint_override=localhost:{port}&scheme=http", kind=SilentStoreError)
     assert f"{scheme}://bucket/a does not answer" in text
 
 
@@ -209,7 +212,8 @@ def test_a_mute_host_is_named_soon(mute: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("raydml.data.files._ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    assert "s3://bucket/a does not answer" in refused(f"s3://bucket/a?endpoint_override={mute}&scheme=http")
+    text = refused(f"s3://bucket/a?endpoint_override={mute}&scheme=http", kind=SilentStoreError)
+    assert "s3://bucket/a does not answer" in text
 
 
 def test_the_limits_are_those_of_this_module(monkeypatch: pytest.MonkeyPatch) -> None:

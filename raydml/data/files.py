@@ -15,6 +15,7 @@ from pyarrow import fs
 
 from raydml.config import ConfigError
 from raydml.config.places import absolute
+from raydml.patience import is_final
 
 T = TypeVar("T")
 
@@ -25,6 +26,10 @@ _SILENCE_S = 5.0
 _ATTEMPTS = 3
 # Requests at the same time, where many folders of a bucket are asked for.
 _REQUESTS = 16
+
+
+class SilentStoreError(ConfigError):
+    """A store that did not answer. Who types its address wants to hear of it; a training may ask again later."""
 
 
 class Stamp(NamedTuple):
@@ -203,7 +208,9 @@ class Files:
         except (OSError, ValueError, ImportError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"{self.field}: {self.named()} {_reason(str(error))}") from None
+            silent = "://" in self.root and isinstance(error, OSError) and not is_final(str(error))
+            kind = SilentStoreError if silent else ConfigError
+            raise kind(f"{self.field}: {self.named()} {_reason(str(error))}") from None
 
 
 def _stamp(info: fs.FileInfo) -> Stamp:
