@@ -39,7 +39,7 @@ def failure_of(error: BaseException | None) -> Failure:
             found = {failure_of(of_worker) for of_worker in errors}
             cause = next((failure for failure in _CAUSES if failure in found), Failure.CRASH)
             # Where one crashed, the others lose it too: only if that is all that anyone has to say.
-            lost = cause == Failure.CRASH and all(_PEER_LOST.search(str(of_worker)) for of_worker in errors)
+            lost = cause == Failure.CRASH and all(_PEER_LOST.search(_text_of(of_worker)) for of_worker in errors)
             return Failure.PEER if lost and errors else cause
         case TrainingLeftError() | PreemptionError():
             return Failure.NOTICE
@@ -53,6 +53,10 @@ def failure_of(error: BaseException | None) -> Failure:
             return Failure.REPEATS
         case _:
             return Failure.CRASH
+
+
+def _text_of(error: BaseException) -> str:
+    return str(error.cause if isinstance(error, RayTaskError) else error)
 
 
 def failure_told(text: str, *, preempted: bool) -> Failure:
