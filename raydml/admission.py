@@ -167,7 +167,8 @@ class Admission(Searcher):
 
     def _remind(self, moment: float, waiting: Sequence[Any]) -> None:
         told_before, troubles = self._reminder.told, self._seen.troubles
-        if self._reminder.due(moment, anyone=bool(waiting), troubles=troubles):
+        room = len(self._live) <= present_trials(self._resources, self._seen.capacity)
+        if self._reminder.due(moment, anyone=bool(waiting), room=room, troubles=troubles):
             names = sorted(trial.config["task"].spec.directory.name for trial in waiting)
             self._say(line(names, self._worker, self._resources.workers_per_trial, told(self._seen.capacity), troubles))
         elif told_before and not waiting:

@@ -12,8 +12,9 @@ from raydml.capacity import Worker
 
 # An autoscaler that has brought nothing for so long is not expected to: points are chosen late again.
 PATIENCE_S = 600.0
-# Actors take a moment to start where there is room.
 _FIRST_S = 5.0
+# Where there is room its process is only starting: a machine that is busy, or new, takes so long to import torch.
+_STARTING_S = 60.0
 _AGAIN_S = 600.0
 _NAMED = 3
 
@@ -46,13 +47,13 @@ class Reminder:
         self._told: float | None = None
         self._troubles: tuple[str, ...] = ()
 
-    def due(self, now_s: float, *, anyone: bool, troubles: Sequence[str] = ()) -> bool:
-        """Whether to tell it now; if so, it counts as told."""
+    def due(self, now_s: float, *, anyone: bool, room: bool = False, troubles: Sequence[str] = ()) -> bool:
+        """Whether to tell it now; if so, it counts as told. `room`: whether the machines there are would hold it."""
         if not anyone:
             self._since = self._told = None
             return False
         self._since = now_s if self._since is None else self._since
-        if now_s - self._since < _FIRST_S:
+        if now_s - self._since < (_STARTING_S if room else _FIRST_S):
             return False
         new = set(troubles) - set(self._troubles)
         if self._told is not None and not new and now_s - self._told < _AGAIN_S:

@@ -88,3 +88,11 @@ def test_a_short_wait_is_not_told() -> None:
     reminder = Reminder()
     for second in range(40):
         assert not reminder.due(float(second), anyone=second % 5 != 0)
+
+
+def test_where_there_is_room_a_start_may_take_a_minute() -> None:
+    reminder = Reminder()
+    told = [second for second in range(70) if reminder.due(float(second), anyone=True, room=second < 65)]
+    assert told == [60]
+    reminder = Reminder()
+    assert [second for second in range(70) if reminder.due(float(second), anyone=True, room=second < 20)] == [20]

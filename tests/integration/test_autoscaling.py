@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.integration.autoscaled import attendance, autoscaled, machines_of
 from tests.integration.clusters import working_copy
 from tests.integration.recounts import undisturbed
 from tests.integration.studies import curves_of, trials_of, wait_for, write_study
 
 
+@pytest.mark.endurance
 def test_machines_come_for_a_search_and_go_behind_it(tmp_path: Path, cache: Path) -> None:
     study = write_study(tmp_path, cache)
     working = working_copy(tmp_path, version="autoscaled")

@@ -81,7 +81,6 @@ KINDS: dict[str, tuple[str, str]] = {
     "a folder": ("folder", FOLDER),
     "paths": ("csv", "below.csv"),
     "URIs": ("csv", "uris.csv"),
-    "URIs with options": ("csv", "whole uris.csv"),
     "Parquet": ("parquet", "rows rows.parquet"),
     "Arrow": ("parquet", "rows rows.arrow"),
     "compressed Arrow": ("parquet", "rows rows.feather"),
@@ -125,6 +124,15 @@ def test_images_may_lie_elsewhere_than_the_table(bucket: Bucket, tmp_path: Path)
     local = tmp_path / "here.csv"
     local.write_bytes(Files(bucket.uri("names.csv")).read())
     assert list_csv(csv_config(local, images=bucket.uri(FOLDER))).places == listing.places
+
+
+def test_options_of_uris_are_for_tables_of_this_machine(bucket: Bucket, tmp_path: Path) -> None:
+    """In a bucket, which others may write to, they could lead a machine to another host."""
+    (tmp_path / "here.csv").write_bytes(Files(bucket.uri("whole uris.csv")).read())
+    listing = list_csv(csv_config(tmp_path / "here.csv"))
+    assert sorted(listing.encoded.read(place) for place in listing.places) == sorted(image.png() for image in IMAGES)
+    with pytest.raises(ConfigError, match=r"must .* be a URI of a store without options"):
+        list_csv(csv_config(bucket.uri("whole uris.csv")))
 
 
 def test_random_rows_of_a_bucket_are_refused(bucket: Bucket) -> None:
@@ -195,7 +203,7 @@ def test_a_gallery_in_a_bucket_is_found_and_its_embeddings_go_there(bucket: Buck
     assert found.class_names == tuple(sorted(image.label for image in IMAGES))
     assert found.name == FOLDER
     assert {found.encoded.read(place) for place in found.places} == {image.png() for image in IMAGES}
-    assert find_images(bucket.uri("whole uris.csv")).labels is not None
+    assert find_images(bucket.uri("uris.csv")).labels is not None
     one = find_images(bucket.uri(f"{FOLDER}/{found.places[0]}"))
     assert one.encoded.read(one.places[0]) == found.encoded.read(found.places[0])
     rows = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)

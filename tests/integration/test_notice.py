@@ -63,6 +63,7 @@ def raylet_above(process: psutil.Process, cluster: str) -> Raylet | None:
     return next((raylet for raylet in found if raylet is not None and raylet.address == cluster), None)
 
 
+@pytest.mark.endurance
 def test_a_trial_leaves_a_machine_that_drains_in_mid_epoch_and_goes_on_on_another(
     cluster: str, tmp_path: Path, cache: Path
 ) -> None:

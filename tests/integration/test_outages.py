@@ -57,6 +57,7 @@ def shut_for(gate: Gate, how: Shut, seconds: float) -> None:
     gate.open()
 
 
+@pytest.mark.endurance
 def test_outages_and_a_driver_that_dies_with_its_disk_change_nothing(
     finished: FinishedSearch, bucket: Bucket, gate: Gate, tmp_path: Path, cache: Path
 ) -> None:

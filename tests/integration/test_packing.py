@@ -40,6 +40,7 @@ def text_of(path: Path, process: subprocess.Popen[bytes]) -> str:
     return path.read_text("utf-8")
 
 
+@pytest.mark.endurance
 def test_a_search_waits_for_machines_and_says_so(tmp_path: Path, cache: Path, cluster: Any) -> None:  # noqa: ANN401
     study, out, err = write_study(tmp_path, cache), tmp_path / "out", tmp_path / "err"
     arguments = ("resources.cpus_per_worker=0.5", "search.num_trials=4", "training.num_epochs=2")
