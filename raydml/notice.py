@@ -188,13 +188,15 @@ def _ray_command() -> str:
 
 def drained(raylet: Raylet, notice: Goes) -> bool:
     """Tells the head of a cluster that a machine goes. Whether it took that in; says so. Raises nothing."""
-    command = [
-        *(_ray_command(), "drain-node", "--address", raylet.address, "--node-id", raylet.node_id),
+    arguments = [
+        *("drain-node", "--address", raylet.address, "--node-id", raylet.node_id),
         *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", notice.reason),
         *("--deadline-remaining-seconds", str(int(notice.seconds))),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DRAIN_S, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            [_ray_command(), *arguments], capture_output=True, text=True, timeout=_DRAIN_S, check=False
+        )
         trouble = "" if done.returncode == 0 else (done.stderr.strip() or "no message").splitlines()[-1]
     except (OSError, subprocess.TimeoutExpired) as error:
         trouble = str(error)

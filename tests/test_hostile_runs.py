@@ -72,7 +72,7 @@ def test_a_link_may_not_lead_out_of_a_study(saved: Path) -> None:
     [
         ("[" * 100_000, "no whole checkpoint: "),
         ("[]", "meta.json holds no names and values"),
-        ('{"format": 2}', "meta.json has no config"),
+        ('{"format": 3}', "meta.json has no config"),
         ('{"format": "../x"}', "checkpoint format"),
         ("\0", "no whole checkpoint: "),
     ],
