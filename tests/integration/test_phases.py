@@ -134,6 +134,7 @@ def line_of(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.endurance
 def test_a_driver_killed_in_later_phases_changes_nothing(honest: HonestStudy, tmp_path: Path, cache: Path) -> None:
     path = write_study(tmp_path, cache)
     folder = tmp_path / "runs" / "small"
