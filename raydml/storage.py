@@ -1,9 +1,9 @@
 """A folder of this process, whole snapshots of which are kept at a URI.
 
 An object store renames nothing and locks nothing. So a snapshot is a list, `snapshot.json`, which is written last and
-at once: it names the object of every file, with its size and digest. Objects are never overwritten: a file that has
-changed becomes a new one, and the old one goes when the list no longer needs it. Whatever dies when, a reader finds a
-whole snapshot.
+at once: it names the object of every file, with its size and digest. No object that a list names is overwritten: a file
+that has changed becomes a new one, and the old one goes when the list no longer needs it. Whatever dies when, a reader
+finds a whole snapshot.
 """
 
 from __future__ import annotations
@@ -132,16 +132,12 @@ class RemoteFolder:
             self._replace_list(kept)
         self._known = {path: stamp for path, stamp in self._known.items() if path in kept}
 
-    def holds(self, path: str) -> bool:
-        """Whether the snapshot that was last pulled, compared or pushed has a file."""
-        return path in self._snapshot.files
-
     def stored(self) -> frozenset[str]:
         """Files of the newest snapshot; none where there is none. Raises StorageError."""
         return frozenset(self._newest().files)
 
     def holds_any(self, choice: Choice) -> bool:
-        """As `holds`, of any of some files."""
+        """Whether the snapshot that was last pulled, compared or pushed has any of some files."""
         return any(map(choice, self._snapshot.files))
 
     def remove(self) -> None:

@@ -161,7 +161,7 @@ class StudyFolder:
         uri = self.uri_of(run)
         if uri is None:
             return checkpoint.exists(path)
-        return _compared(uri, run).holds((path / "meta.json").relative_to(run).as_posix())
+        return (path / "meta.json").relative_to(run).as_posix() in RemoteFolder(uri, run).stored()
 
     def drop_models(self, run: Path) -> None:
         """Removes the checkpoints of a run that has ended."""
