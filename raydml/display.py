@@ -56,6 +56,8 @@ class SearchDisplay:
     def __enter__(self) -> SearchDisplay:
         if self._live is not None:
             self._live.start()
+        if self._ended:
+            self._say(f"the search goes on: {self._count()} ended earlier, best {self._best()}")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -85,8 +87,7 @@ class SearchDisplay:
             what = f"{state} at epoch {progress.epoch}/{progress.num_epochs}: {self._metric}={value_of(trial):.4f}"
             if further := _further(self._study, trial):
                 what += f" {shown_point(further)}"
-        count = f"{len(self._ended)}/{self._study.search.num_trials}"
-        self._say(f"trial {trial.number:>3} {what} [{count} trials, best {self._best()}]")
+        self._say(f"trial {trial.number:>3} {what} [{self._count()}, best {self._best()}]")
 
     def paused(self, trial: FrozenTrial) -> None:
         """Time is up: a trial stops and goes on with the next invocation."""
@@ -101,6 +102,9 @@ class SearchDisplay:
     @property
     def _metric(self) -> str:
         return self._study.search.metric
+
+    def _count(self) -> str:
+        return f"{len(self._ended)}/{self._study.search.num_trials} trials"
 
     def _best(self) -> str:
         best = best_of(self._ended)

@@ -80,12 +80,12 @@ class Waves:
         return last
 
     def lost(self, actor: int) -> tuple[Unit, ...]:
-        """An actor died: what it was at waits again, and is returned."""
-        units = tuple(self._doing.pop(actor))
+        """An actor died, perhaps before it joined: what it was at waits again, and is returned."""
+        units = tuple(self._doing.pop(actor, ()))
         for unit in units:
             heapq.heappush(self._queue(unit), unit.block)
             self._not_given[unit.shard] += 1
-        del self._held[actor]
+        self._held.pop(actor, None)
         return units
 
     def _queue(self, unit: Unit) -> list[int]:

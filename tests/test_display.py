@@ -132,6 +132,7 @@ def test_trials_of_an_interrupted_search_count(study: Study, memory: Memory) -> 
         display.started(worse.number, {}, 1, resumed=False)
         epochs(display, worse)
         display.ended(worse)
+    assert lines_of(console)[0] == "the search goes on: 1/9 trials ended earlier, best 0.5000 (trial 0)"
     assert lines_of(console)[-1].endswith("[2/9 trials, best 0.5000 (trial 0)]")
 
 

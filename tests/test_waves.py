@@ -39,6 +39,8 @@ class Played:
             actor = self._rng.choice(busy)
             if self._deaths and self._rng.random() < 0.2:
                 self._deaths -= 1
+                # The one that is to replace it may die before it joins.
+                assert self.waves.lost(-self._deaths - 1) == ()
                 assert list(self.waves.lost(actor)) == self._under_way.pop(actor)
             else:
                 self._end(actor, self._under_way[actor].pop(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -79,6 +80,35 @@ def test_actors_that_are_killed_change_nothing(tmp_path: Path) -> None:
             killed.append(victim.pid)
 
     found = counted(root, 2, progress=kill_one)
+    assert len(set(killed)) == 2
+    unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+    require_equal(found, protocol_metrics(EveryOther(), unit, labels, wanted=WANTED))
+
+
+def test_an_actor_that_is_killed_while_it_starts_changes_nothing(tmp_path: Path) -> None:
+    rows, labels = plain_rows(307)
+    root = write_parts(tmp_path, rows, labels)
+    killed: list[int] = []
+
+    def kill_a_new_one() -> None:
+        def new_ones() -> list[psutil.Process]:
+            return [actor for actor in shard_actors() if actor.pid not in killed]
+
+        wait_for(lambda: bool(new_ones()))
+        # It imports torch for a while before it answers for the first time.
+        killed.append(new_ones()[0].pid)
+        os.kill(killed[-1], signal.SIGKILL)
+
+    watcher = threading.Thread(target=kill_a_new_one)
+
+    def kill_the_only_one(done: int, total: int) -> None:
+        if not killed:
+            killed.append(shard_actors()[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+            watcher.start()
+
+    found = counted(root, 1, progress=kill_the_only_one)
+    watcher.join()
     assert len(set(killed)) == 2
     unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
     require_equal(found, protocol_metrics(EveryOther(), unit, labels, wanted=WANTED))
