@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What cluster/gcp.yaml stands on: a private network, a bucket, two accounts with the rights they need, a key for ssh.
 #   cluster/gcp-network.sh up   PROJECT BUCKET [REGION] > my-cluster.yaml
-#   cluster/gcp-network.sh down PROJECT BUCKET [REGION]      keeps the bucket
+#   cluster/gcp-network.sh down PROJECT BUCKET [REGION]      also ends machines that are left; keeps the bucket
 # A second run makes only what is missing. What it does is told on stderr.
 set -euo pipefail
 
@@ -17,6 +17,9 @@ worker=$name-worker@$project.iam.gserviceaccount.com
 launcher=ray-autoscaler-sa-v1
 
 cloud() { gcloud --quiet --project "$project" "$@" >&2; }
+
+# An account is known everywhere only some time after it was made.
+patiently() { for _ in 1 2 3 4 5 6 7; do cloud "$@" && return; sleep 10; done; return 1; }
 
 # ensure KIND... NAME [-- OPTIONS]: made where `describe` does not find it.
 ensure() {
@@ -50,16 +53,16 @@ up() {
   for account in $name-head $name-worker $launcher; do
     ensure_account "$account"
   done
-  cloud iam service-accounts disable "$launcher@$project.iam.gserviceaccount.com"
+  patiently iam service-accounts disable "$launcher@$project.iam.gserviceaccount.com"
   for account in "$head" "$worker"; do
     for role in roles/storage.objectUser roles/storage.legacyBucketReader; do
-      cloud storage buckets add-iam-policy-binding "gs://$bucket" --member="serviceAccount:$account" --role=$role
+      patiently storage buckets add-iam-policy-binding "gs://$bucket" --member="serviceAccount:$account" --role=$role
     done
   done
   ensure_role
-  cloud projects add-iam-policy-binding "$project" --member="serviceAccount:$head" \
+  patiently projects add-iam-policy-binding "$project" --member="serviceAccount:$head" \
     --role="projects/$project/roles/${name}Autoscaler" --condition=None
-  cloud iam service-accounts add-iam-policy-binding "$worker" --member="serviceAccount:$head" \
+  patiently iam service-accounts add-iam-policy-binding "$worker" --member="serviceAccount:$head" \
     --role=roles/iam.serviceAccountUser
 
   [ -f "$key" ] || ssh-keygen -q -t ed25519 -N "" -C $name -f "$key"
@@ -80,7 +83,16 @@ ensure_role() {
     cloud iam roles create ${name}Autoscaler --title="raydml autoscaler" --permissions="$permissions"
 }
 
+# A machine that the maintenance of its host stopped is none that Ray's launcher sees: its disk would cost on.
+left_machines() {
+  gcloud --quiet --project "$project" compute instances list --filter="labels.ray-cluster-name=$name" \
+    --format="value(name,zone.basename())"
+}
+
 down() {
+  left_machines | while read -r machine zone; do
+    cloud compute instances delete "$machine" --zone="$zone" </dev/null || true
+  done
   cloud compute firewall-rules delete $name-inside $name-ssh || true
   cloud compute routers delete $name --region="$region" || true
   cloud compute networks subnets delete $name --region="$region" || true

@@ -5,8 +5,9 @@ no cloud, so on `aws` and `gcp` this runs beside `ray start` and asks the machin
 whatever happens; where the machine is not to go it does nothing. On `kubernetes` it is the `preStop` hook of a worker:
 it drains at once, and returns when the trainings had their time, because the container is stopped then.
 
-AWS gives notice of a spot interruption two minutes ahead, GCP of a preemption 30 s. AWS's recommendation to rebalance
-is not heeded: it may come hours before, or for nothing. Needs the standard library and the `ray` command.
+AWS gives notice of a spot interruption two minutes ahead, GCP of a preemption 30 s, and of a maintenance that ends a
+machine an hour where it has a GPU. AWS's recommendation to rebalance is not heeded: it may come hours before, or for
+nothing. Needs the standard library and the `ray` command.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from pathlib import Path
 
 _LOGGER = logging.getLogger("raydml.notice")
 
-_EVERY_S, _ANSWER_S, _DRAIN_S = 5.0, 2.0, 30.0
+# AWS asks to be asked every five seconds; of GCP's thirty each one counts.
+_EVERY_S = {"aws": 5.0, "gcp": 1.0}
+_ANSWER_S, _DRAIN_S = 2.0, 30.0
 # AWS's address is link-local, the same on every machine; in pieces, because no other address may stand in a source.
 _AWS, _GCP = "http://" + "169.254.169.254", "http://metadata.google.internal"
 _TOKEN, _ACTION = "/latest/api/token", "/latest/meta-data/spot/instance-action"
 _PREEMPTED = "/computeMetadata/v1/instance/preempted"
-_GCP_NOTICE_S = 30.0
+_MAINTENANCE = "/computeMetadata/v1/instance/maintenance-event"
+# What is promised; for the maintenance of a machine without a GPU, the shorter of two.
+_PREEMPTED_S, _MAINTENANCE_S = 30.0, 60.0
 _OK, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
 
 
@@ -80,11 +85,27 @@ def gcp_notice(answer: Answer) -> Stays | Goes:
     """What `instance/preempted` means: TRUE or FALSE."""
     match answer.status, answer.text.strip().upper():
         case (200, "TRUE"):
-            return Goes(_GCP_NOTICE_S, "GCP: preempted")
+            return Goes(_PREEMPTED_S, "GCP: preempted")
         case (200, "FALSE"):
             return Stays()
-        case status, _:
-            return Stays(f"{_PREEMPTED}: {status or 'no answer'} {answer.text[:80]}".strip())
+    return _not_understood(_PREEMPTED, answer)
+
+
+def gcp_maintenance(answer: Answer) -> Stays | Goes:
+    """What `instance/maintenance-event` means. A machine with a GPU cannot move: the maintenance of its host stops it.
+
+    Ray's launcher neither sees nor ends a machine that was stopped, so its disk would cost on.
+    """
+    match answer.status, answer.text.strip().upper():
+        case (200, "TERMINATE_ON_HOST_MAINTENANCE"):
+            return Goes(_MAINTENANCE_S, "GCP: maintenance of the host")
+        case (200, "NONE" | "MIGRATE_ON_HOST_MAINTENANCE"):
+            return Stays()
+    return _not_understood(_MAINTENANCE, answer)
+
+
+def _not_understood(path: str, answer: Answer) -> Stays:
+    return Stays(f"{path}: {answer.status or 'no answer'} {answer.text[:80]}".strip())
 
 
 def asked(url: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> Answer:
@@ -133,10 +154,14 @@ class Gcp:
 
     def __call__(self) -> Stays | Goes:
         """What is known now."""
-        return gcp_notice(asked(self._host + _PREEMPTED, headers={"Metadata-Flavor": "Google"}))
+        found = gcp_notice(self._asked(_PREEMPTED))
+        return found if found != Stays() else gcp_maintenance(self._asked(_MAINTENANCE))
+
+    def _asked(self, path: str) -> Answer:
+        return asked(self._host + path, headers={"Metadata-Flavor": "Google"})
 
 
-def watch(ask: Callable[[], Stays | Goes], drain: Callable[[Goes], bool], *, every_s: float = _EVERY_S) -> None:
+def watch(ask: Callable[[], Stays | Goes], drain: Callable[[Goes], bool], *, every_s: float) -> None:
     """Asks until the machine goes and is drained. Says what changes, a line each."""
     said = Stays()
     while True:
@@ -219,7 +244,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m raydml.notice", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("cloud", choices=("aws", "gcp", "kubernetes"))
     parser.add_argument("--host", help="URL of the metadata server, where it is another one than the cloud's")
-    parser.add_argument("--every", type=float, default=_EVERY_S, metavar="SECONDS", help="between two questions")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="between two questions (aws 5, gcp 1)")
     parser.add_argument(
         "--seconds", type=float, default=25.0, help="kubernetes: how long trainings have to leave (default 25)"
     )
@@ -230,14 +255,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns when this machine is drained: 0; on kubernetes in any case, because the container goes."""
     logging.basicConfig(format="%(asctime)s raydml.notice: %(message)s", stream=sys.stderr)
     options = _arguments(argv)
-    match options.cloud:
-        case "aws":
-            watch(Aws(options.host or _AWS), drained_here, every_s=options.every)
-        case "gcp":
-            watch(Gcp(options.host or _GCP), drained_here, every_s=options.every)
-        case "kubernetes":
-            if drained_here(Goes(options.seconds, "Kubernetes: the pod ends")):
-                time.sleep(options.seconds)
+    if options.cloud == "kubernetes":
+        if drained_here(Goes(options.seconds, "Kubernetes: the pod ends")):
+            time.sleep(options.seconds)
+        return 0
+    ask = Aws(options.host or _AWS) if options.cloud == "aws" else Gcp(options.host or _GCP)
+    watch(ask, drained_here, every_s=options.every or _EVERY_S[options.cloud])
     return 0
 
 

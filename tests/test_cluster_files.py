@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -86,7 +88,7 @@ def test_commands_of_ray_have_the_options_they_are_given() -> None:
             seen.add(words[0])
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
-        given = words[: words.index("--")] if "--" in words else words
+        given = takewhile(lambda word: word not in ("--", ";"), words)
         assert {word for word in given if word.startswith("-")} <= known, line
     assert {"up", "down", "dashboard", "job", "submit", "get-auth-token"} <= seen
 
@@ -116,6 +118,33 @@ def test_the_prices_are_of_the_machines_in_the_files() -> None:
         used |= {node["node_config"][key] for node in types.values()}
     table = README.partition("## What it costs")[2].partition("\n## ")[0]
     assert used == set(re.findall(r"`((?:m7i|g6|n2|g2)[\w.-]+)`", table))
+
+
+def sums(text: str) -> list[tuple[float, float]]:
+    """What each reckoning of a text comes to, and what the text says that it does."""
+    terms = r"((?:[\d.]+|\+|x|\(|\)| |\n)+) = about (\d+) dollars"
+    return [(reckoned(left), float(right)) for left, right in re.findall(terms, text)]
+
+
+def reckoned(text: str) -> float:
+    """Sums of products, one of which may be times a sum in brackets."""
+    factor, bracket, inner = text.partition("(")
+    if bracket:
+        return float(factor.replace("x", "")) * reckoned(inner.replace(")", ""))
+    return sum(math.prod(float(number) for number in term.split("x")) for term in text.split("+"))
+
+
+def test_the_costs_are_reckoned_right() -> None:
+    costs = README.partition("## What it costs")[2].partition("\n## ")[0]
+    found = sums(costs)
+    assert len(found) == 2
+    assert [round(sum_) for sum_, _ in found] == [said for _, said in found]
+    (hourly,) = re.findall(r"price_per_hour=([\d.]+)", costs)
+    assert found[0][0] == pytest.approx(3 * float(hourly)), "three hours"
+    for cloud in ("aws", "gcp"):
+        types = yaml.safe_load((CLUSTER / f"{cloud}.yaml").read_text(encoding="utf-8"))["available_node_types"]
+        most = [str(node["max_workers"]) for name, node in types.items() if name != "head" and node["max_workers"] > 1]
+        assert re.search(r" x [\d.]+ \+ ".join(most) + r" x ", costs), "the most there can be is that of the files"
 
 
 def test_every_link_in_the_chain_has_a_heading() -> None:

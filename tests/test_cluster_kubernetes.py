@@ -156,3 +156,23 @@ def test_only_the_pods_of_the_cluster_reach_each_other() -> None:
         ]
         assert labels == [ours] * PODS[name]
     assert policy["spec"]["ingress"][0] == {"from": [{"podSelector": {"matchLabels": ours}}]}
+
+
+@pytest.mark.parametrize("name", ["kuberay", "kuberay-operator"])
+def test_the_operator_reaches_the_head(name: str) -> None:
+    """By the labels that KubeRay 1.7 gives its pod: with `config/default` of its repository, and with its Helm chart.
+
+    It asks Ray how the job does; where it may not, a RayJob never ends.
+    """
+    labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "kuberay-operator"}
+    (peer,) = documents("access.yaml")[2]["spec"]["ingress"][1]["from"]
+    assert peer["namespaceSelector"] == {}
+    assert peer["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_no_autoscaler_of_machines_moves_a_pod_to_save_one(name: str) -> None:
+    """A pod that is moved loses the head with its job, or the epoch that it trains."""
+    kept = [value["annotations"] for _, value in walk(only(name)) if "annotations" in value]
+    stays = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    assert kept == [stays] * PODS[name]

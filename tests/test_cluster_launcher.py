@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from ray.autoscaler._private.commands import teardown_cluster
 from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
 from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
@@ -131,6 +134,24 @@ def test_a_spot_notice_reaches_the_node(config: Json) -> None:
     assert stop == "sudo systemctl stop raydml-notice 2>/dev/null || true"
     assert "--unit=raydml-notice" in watch
     assert "--collect" in watch
+
+
+def test_ray_down_finds_ray_on_the_head(config: Json) -> None:
+    """Else the autoscaler there starts machines for those that go, while it goes itself: nobody ends them."""
+    assert 'cmd="ray stop"' in inspect.getsource(teardown_cluster), "when this fails, see whether the link can go"
+    assert config["head_setup_commands"][-1] == "sudo ln -sf ~/raydml-env/bin/ray /usr/local/bin/ray"
+
+
+def test_setup_outlives_another_update_of_the_machine(config: Json, tmp_path: Path) -> None:
+    """`DPkg::Lock::Timeout` is not for the lock that `apt-get update` wants: where that is held, it ends at once."""
+    (update,) = [command for command in config["setup_commands"] if command.endswith("done")]
+    assert config["setup_commands"].index(update) == 1
+    for name, shell in (("sleep", ""), ("sudo", f"echo $* >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) -eq 3 ]")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{shell}\n")
+        (tmp_path / name).chmod(0o700)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert subprocess.run(["bash", "-c", update], env={"PATH": path}).returncode == 0
+    assert (tmp_path / "tries").read_text() == "apt-get -qq update\n" * 3
 
 
 def test_the_commands_are_shell(config: Json) -> None:

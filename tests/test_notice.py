@@ -7,16 +7,28 @@ import logging
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from raydml import notice
-from raydml.notice import Answer, Aws, Gcp, Goes, Raylet, Stays, aws_notice, drained, gcp_notice, raylet_of, watch
+from raydml.notice import (
+    Answer,
+    Aws,
+    Gcp,
+    Goes,
+    Raylet,
+    Stays,
+    aws_notice,
+    drained,
+    gcp_maintenance,
+    gcp_notice,
+    raylet_of,
+    watch,
+)
+from tests.metadata_server import Metadata
 
 NOW = datetime(2026, 11, 21, 8, 20, 0, tzinfo=UTC)
 
@@ -71,40 +83,21 @@ def test_what_gcp_means(answer: Answer, expected: Stays | Goes) -> None:
     assert gcp_notice(answer) == expected
 
 
-class Metadata:
-    """A metadata server whose answers a test writes: by method and path, with the headers it saw."""
+MAINTENANCE_PATH = "/computeMetadata/v1/instance/maintenance-event"
 
-    def __init__(self) -> None:
-        self.answers: dict[str, Callable[[dict[str, str]], tuple[int, str]]] = {}
-        self.seen: list[str] = []
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                asked = f"{self.command} {self.path}"
-                outer.seen.append(asked)
-                known = outer.answers.get(asked)
-                status, text = (404, "") if known is None else known(dict(self.headers))
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def do_GET(self) -> None:
-                self.answer()
-
-            def do_PUT(self) -> None:
-                self.answer()
-
-            def log_message(self, *arguments: object) -> None:
-                """Says nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://localhost:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Answer(200, "TERMINATE_ON_HOST_MAINTENANCE"), Goes(60.0, "GCP: maintenance of the host")),
+        (Answer(200, "MIGRATE_ON_HOST_MAINTENANCE"), Stays()),
+        (Answer(200, "NONE\n"), Stays()),
+        (Answer(200, "TRUE"), Stays(f"{MAINTENANCE_PATH}: 200 TRUE")),
+        (Answer(503, "Unavailable"), Stays(f"{MAINTENANCE_PATH}: 503 Unavailable")),
+    ],
+)
+def test_what_a_maintenance_means(answer: Answer, expected: Stays | Goes) -> None:
+    assert gcp_maintenance(answer) == expected
 
 
 @pytest.fixture
@@ -117,7 +110,7 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
 
 
 TOKEN, ACTION = "PUT /latest/api/token", "GET /latest/meta-data/spot/instance-action"
-PREEMPTED = "GET /computeMetadata/v1/instance/preempted"
+PREEMPTED, MAINTENANCE = "GET /computeMetadata/v1/instance/preempted", f"GET {MAINTENANCE_PATH}"
 
 
 def with_header(name: str, value: str, then: tuple[int, str]) -> Callable[[dict[str, str]], tuple[int, str]]:
@@ -151,6 +144,12 @@ def test_a_machine_without_tokens_is_no_spot_machine_for_sure(metadata: Metadata
 def test_gcp_is_asked_with_its_header(metadata: Metadata) -> None:
     metadata.answers[PREEMPTED] = with_header("Metadata-Flavor", "Google", (200, "TRUE"))
     assert Gcp(metadata.url)() == Goes(30.0, "GCP: preempted")
+    metadata.answers[PREEMPTED] = lambda headers: (200, "FALSE")
+    metadata.answers[MAINTENANCE] = with_header("Metadata-Flavor", "Google", (200, "NONE"))
+    assert Gcp(metadata.url)() == Stays()
+    metadata.answers[MAINTENANCE] = lambda headers: (200, "TERMINATE_ON_HOST_MAINTENANCE")
+    assert Gcp(metadata.url)() == Goes(60.0, "GCP: maintenance of the host")
+    assert metadata.seen == [PREEMPTED, PREEMPTED, MAINTENANCE, PREEMPTED, MAINTENANCE]
 
 
 def test_a_server_that_is_not_there_is_no_notice() -> None:
@@ -242,6 +241,16 @@ def test_the_command_drains_every_raylet_of_this_machine(
     monkeypatch.setattr(notice, "raylets", lambda: iter(next(found)))
     assert notice.main([cloud, "--host", metadata.url, "--every", "0.01"]) == 0
     assert (ray_command / "said").read_text().count("drain-node") == 2, "before Ray has started there is none"
+
+
+@pytest.mark.parametrize(("cloud", "every_s"), [("aws", 5.0), ("gcp", 1.0)])
+def test_a_cloud_is_asked_as_often_as_its_notice_is_short(
+    cloud: str, every_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(notice, "watch", lambda ask, drain, *, every_s: asked.append(every_s))
+    assert notice.main([cloud]) == notice.main([cloud, "--every", "7"]) == 0
+    assert asked == [every_s, 7.0]
 
 
 def test_kubernetes_waits_for_the_trainings(ray_command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
