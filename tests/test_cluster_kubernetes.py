@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,18 @@ def test_the_job_is_tried_again_ends_in_the_end_and_leaves_nothing() -> None:
     assert spec["activeDeadlineSeconds"] > 0
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["ttlSecondsAfterFinished"] > 0
+    assert spec["submitterConfig"]["backoffLimit"] > spec["backoffLimit"], "each lost head costs one"
+
+
+def test_the_operator_waits_for_a_new_head() -> None:
+    """KubeRay 1.7 gives a RayJob up for good after 300 s without an answer, in which no new head can come.
+
+    Where Kubernetes notices a lost node after 300 s, and an image of 8 GB is pulled then.
+    """
+    readme = (KUBERAY.parent / "README.md").read_text(encoding="utf-8")
+    command = r"^kubectl set env deployment/kuberay-operator RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS=(\d+)$"
+    (seconds,) = re.findall(command, readme, re.MULTILINE)
+    assert int(seconds) >= 300 + 900
 
 
 def test_only_the_pods_of_the_cluster_reach_each_other() -> None:
