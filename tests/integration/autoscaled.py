@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.integration.clusters import LocalCluster, cluster, processes_of
+from tests.integration.clusters import LocalCluster, cluster
+from tests.integration.processes import processes_of
 
 _HEAD = "f" * 51 + "00000"
 _SETTINGS = {

@@ -24,7 +24,8 @@ from urllib.request import Request, urlopen
 
 import psutil
 
-from tests.integration.studies import wait_for
+from tests.integration.processes import command_line, kill_all, processes_of, signal_to
+from tests.integration.studies import command, wait_for
 
 ROOT = Path(__file__).parents[2]
 # A machine that is gone refuses at once and is noticed within two seconds; one that is only slow has its time.
@@ -54,7 +55,7 @@ class Machine:
         """All its processes die at once."""
         for process in self.processes():
             # What starts others must not start one more between the look and the kill.
-            _signal(process, "suspend" if "raylet" in _command_line(process) else "kill")
+            signal_to(process, "suspend" if "raylet" in command_line(process) else "kill")
         kill_all(self.folder)
 
 
@@ -127,13 +128,14 @@ class LocalCluster:
 
     def _start(self, machine: Machine, *options: str, before: Sequence[str] = ()) -> Callable[[], None]:
         machine.folder.mkdir()
-        command = [*before, *ray_command("start"), *options, f"--temp-dir={machine.folder}"]
-        # Other clusters of this machine have the usual port.
-        command += ["--dashboard-agent-listen-port=0", f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats"]
+        line = [*before, *ray_command("start"), *options, f"--temp-dir={machine.folder}"]
+        # Several machines are this one: an agent of each, and workers that take any port, not the first of a list.
+        line += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
+        line += [f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats"]
         # Not a pipe: its daemons would hold it open.
         with (machine.folder / "start.log").open("wb") as log:
             process = subprocess.Popen(
-                command, env=self.environment(**self.settings), stdout=log, stderr=log, cwd=self.folder
+                line, env=self.environment(**self.settings), stdout=log, stderr=log, cwd=self.folder
             )
 
         def wait() -> None:
@@ -158,6 +160,18 @@ class LocalCluster:
         options = ["--no-wait", "--submission-id", name, "--working-dir", str(working_directory)]
         found = self.ray("job", "submit", "--address", self.api, *options, "--", *entrypoint)
         assert found.returncode == 0, found.stdout + found.stderr
+
+    @contextmanager
+    def driver(self, name: str, *arguments: object, out: Path, err: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """A command of this raydml that joins from outside, and what it prints; ended behind it, whatever it did."""
+        joining = self.environment(RAY_ADDRESS=self.address, PYTHONPATH=str(ROOT))
+        with out.open("wb") as to, err.open("wb") as errors:
+            process = subprocess.Popen(command(name, *arguments), env=joining, stdout=to, stderr=errors, cwd=ROOT)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def ask(self, path: str) -> Any:  # noqa: ANN401
         """What the job server answers, with the token."""
@@ -188,7 +202,7 @@ class LocalCluster:
 
     def trials(self) -> list[psutil.Process]:
         """Processes of inline trials, wherever they are."""
-        return [process for process in processes_of(self.folder) if _TRIAL.match(_command_line(process))]
+        return [process for process in processes_of(self.folder) if _TRIAL.match(command_line(process))]
 
 
 @contextmanager
@@ -200,7 +214,7 @@ def cluster(settings: Mapping[str, str] | None = None) -> Iterator[LocalCluster]
         yield LocalCluster(folder, settings)
     finally:
         kill_all(folder)
-        left = [_command_line(process) for process in processes_of(folder)]
+        left = [command_line(process) for process in processes_of(folder)]
         shutil.rmtree(folder, ignore_errors=True)
         assert not left
 
@@ -218,66 +232,19 @@ def working_copy(folder: Path, *, version: str) -> Path:
     return copy
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Those with a file open below a folder, or with its path in their command line."""
-    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _belongs(process, folder)]
-
-
-def held_by(process: psutil.Process) -> list[str]:
-    """Files that a process has open, those on a disk included that only its own machine sees."""
-    found = []
-    with suppress(OSError):
-        for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-            with suppress(OSError):
-                found.append(str(entry.readlink()))
-    return found
-
-
-def kill_all(folder: Path) -> None:
-    """Ends all processes of a folder, those included that they start meanwhile."""
-    for _ in range(10):
-        if not (found := processes_of(folder)):
-            return
-        for process in found:
-            _signal(process, "kill")
-        psutil.wait_procs(found, timeout=5)
-
-
 def own_address() -> str:
-    """The address that Ray gives to this machine."""
+    """The address that `ray start` gives to this machine, where a Ray of this process has another one too."""
     from raydml.session import import_ray
 
     import_ray()
-    from ray.util import get_node_ip_address
+    from ray._raylet import node_ip_address_from_perspective  # type: ignore[attr-defined]  # compiled
 
-    return str(get_node_ip_address())
+    return str(node_ip_address_from_perspective())
 
 
 def ray_command(*arguments: str) -> list[str]:
     """`ray ...` of this interpreter's installation."""
     return [sys.executable, "-m", "ray.scripts.scripts", *arguments]
-
-
-def _belongs(process: psutil.Process, folder: Path) -> bool:
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-    except psutil.Error:
-        return False
-    inside = f"{folder}{os.sep}"
-    return any(path.startswith(inside) for path in held_by(process)) or inside in _command_line(process)
-
-
-def _command_line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
-
-
-def _signal(process: psutil.Process, what: str) -> None:
-    with suppress(psutil.NoSuchProcess):
-        getattr(process, what)()
 
 
 def _new_token(path: Path) -> Path:
@@ -287,8 +254,10 @@ def _new_token(path: Path) -> Path:
 
 
 def _free_ports(number: int) -> list[int]:
-    with_port = [socket.create_server(("", 0)) for _ in range(number)]
-    ports = [int(found.getsockname()[1]) for found in with_port]
-    for found in with_port:
-        found.close()
-    return ports
+    """Below those that the system gives to whoever asks for any: nothing takes them before Ray does."""
+    found: list[int] = []
+    while len(found) < number:
+        port = 20000 + secrets.randbelow(12000)
+        with suppress(OSError), socket.create_server(("", port)):
+            found.append(port)
+    return found

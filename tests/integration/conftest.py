@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from raydml.session import connected
-from tests.integration.buckets import CREDENTIALS
-from tests.integration.studies import run, write_study
+from tests.integration.buckets import CREDENTIALS, Bucket, serving
+from tests.integration.gates import Gate, gate_to
+from tests.integration.studies import run_here, write_study
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class FinishedSearch:
     process: subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> FinishedSearch:
-    """The small study after `python -m raydml.tune`, with one trial at a time."""
+@pytest.fixture(scope="package")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path, ray_here: None) -> FinishedSearch:
+    """The small study after `raydml.tune`, with one trial at a time."""
     folder = tmp_path_factory.mktemp("finished")
     path = write_study(folder, cache)
-    process = run("tune", path, "search.max_concurrent=1")
+    process = run_here("tune", path, "search.max_concurrent=1")
     assert process.returncode == 0, process.stdout + process.stderr
     return FinishedSearch(path, folder / "runs" / "small", process)
 
@@ -42,6 +43,20 @@ def ray_here() -> Iterator[None]:
             patch.setenv(name, value)
         with connected():
             yield
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    """A bucket, empty."""
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def gate(bucket: Bucket) -> Iterator[Gate]:
+    """The only way to it that those know who are to be without it for a while."""
+    with gate_to(bucket.host) as found:
+        yield found
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal
@@ -38,6 +39,12 @@ class Gate:
         if self._listener.fileno() < 0:
             self._listener = socket.create_server(("localhost", self.port))
             self._listen()
+
+    def shut_for(self, how: Shut, seconds: float) -> None:
+        """Shuts, waits and opens."""
+        self.shut(how)
+        time.sleep(seconds)
+        self.open()
 
     def close(self) -> None:
         """For good."""

@@ -13,10 +13,9 @@ from raydml.data.building import DecodedBlock, decode_in_threads
 from raydml.data.listing import Listing
 from raydml.data.opening import open_images
 from raydml.splits import Indices
-from tests.integration.studies import run, write_study
+from tests.integration.studies import run_here, write_study
 from tests.photographs import config_of, make_photographs
 
-pytestmark = pytest.mark.integration
 NUM_CLASSES, PER_CLASS = 24, 6
 
 
@@ -28,6 +27,7 @@ def make_unreadable(root: Path) -> None:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.usefixtures("ray_here")
 def test_trials_folds_and_evaluations_never_read_an_image_again(tmp_path: Path) -> None:
     root = make_photographs(tmp_path / "images", NUM_CLASSES, PER_CLASS)
     config = config_of(root, image_size=16, input_size=16, num_folds=2, cache=str(tmp_path / "cache"))
@@ -48,7 +48,9 @@ def test_trials_folds_and_evaluations_never_read_an_image_again(tmp_path: Path) 
         *("data.kind=folder", f"data.root={root}", "data.image_size=16", "data.input_size=16", "data.num_folds=2"),
         *(f"data.cache={tmp_path / 'cache'}", "data.batch_size=16", "training.num_epochs=2"),
     ]
-    searched = run("tune", study, *data, "search.num_trials=3", "protocol.folds_run=all", "search.early_stopping=null")
+    searched = run_here(
+        "tune", study, *data, "search.num_trials=3", "protocol.folds_run=all", "search.early_stopping=null"
+    )
     assert searched.returncode == 0, searched.stderr
-    evaluated = run("evaluate", tmp_path / "runs" / "small" / "best.yaml", "fold=all", "split=test")
+    evaluated = run_here("evaluate", tmp_path / "runs" / "small" / "best.yaml", "fold=all", "split=test")
     assert evaluated.returncode == 0, evaluated.stderr

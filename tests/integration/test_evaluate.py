@@ -19,14 +19,14 @@ from raydml.config import ConfigError
 from raydml.evaluate import evaluate
 from raydml.metrics import retrieval_metrics
 from tests.integration.conftest import FinishedSearch
-from tests.integration.studies import curves_of, run, run_here
+from tests.integration.studies import curves_of, run_here
 from tests.written import read_embeddings
 
 
 @pytest.fixture(scope="module")
 def evaluated(finished: FinishedSearch) -> Path:
     """Folder of the evaluation of the best trial on its validation classes."""
-    process = run("evaluate", finished.folder / "best.yaml")
+    process = run_here("evaluate", finished.folder / "best.yaml")
     assert process.returncode == 0, process.stderr
     assert "raw pixels" in process.stdout
     [folder] = finished.folder.glob("trials/*/evaluation/val")

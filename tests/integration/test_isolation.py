@@ -55,6 +55,9 @@ sys.meta_path.insert(0, Finder())
 """
 
 
+NUM_TRIALS = 3
+
+
 @dataclass(frozen=True)
 class Trap:
     """Runs commands where opening test classes raises."""
@@ -85,9 +88,9 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Trap:
 
 @pytest.fixture(scope="module")
 def searched(trap: Trap, cache: Path) -> Path:
-    """The study of `finished`, searched in the trap."""
+    """The first trials of the study of `finished`, searched in the trap."""
     path = write_study(trap.folder, cache)
-    process = trap.run("tune", path, "search.max_concurrent=1")
+    process = trap.run("tune", path, "search.max_concurrent=1", f"search.num_trials={NUM_TRIALS}")
     assert process.returncode == 0, process.stdout + process.stderr
     return trap.folder / "runs" / "small"
 
@@ -98,11 +101,9 @@ def test_a_search_that_cannot_open_a_test_image_is_the_same_search(
     opened = trap.noted()
     assert [line for line in opened if "raydml.tune" in line], "the driver had the trap"
     assert [line for line in opened if "raydml.tune" not in line], "and so had the workers"
-    assert outcome(searched) == outcome(finished.folder)
-    assert curves_of(searched) == curves_of(finished.folder)
-    for name in ("best.yaml", "baseline.json"):
-        ours, theirs = ((folder / name).read_text(encoding="utf-8") for folder in (searched, finished.folder))
-        assert ours.replace(str(searched.parent), "") == theirs.replace(str(finished.folder.parent), "")
+    assert outcome(searched) == outcome(finished.folder)[:NUM_TRIALS]
+    assert curves_of(searched) == dict(list(curves_of(finished.folder).items())[:NUM_TRIALS])
+    assert (searched / "baseline.json").read_bytes() == (finished.folder / "baseline.json").read_bytes()
     assert not (searched / "test_looks.jsonl").exists()
 
 

@@ -23,10 +23,23 @@ SMALL = (
     "data.image_size=16",
     "data.batch_size=16",
     "search.num_trials=3",
-    "search.early_stopping.grace_epochs=12",
-    "training.num_epochs=12",
-    "training.steps_per_epoch=12",
+    "search.early_stopping.grace_epochs=4",
+    "training.num_epochs=4",
+    "training.steps_per_epoch=4",
 )
+# Added to the copy that is submitted: the third trial stands between two epochs for as long as that file is there.
+HELD = """
+
+def _held(advance):
+    def held(self):
+        while self.spec.directory.name == "0002" and len(self.history) == 2 and os.path.exists({place!r}):
+            time.sleep(0.05)
+        return advance(self)
+    return held
+
+import os, time
+Run.advance = _held(Run.advance)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +51,10 @@ def here() -> Iterator[LocalCluster]:
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return working_copy(tmp_path_factory.mktemp("submitted"), version=VERSION)
+    copy = working_copy(tmp_path_factory.mktemp("submitted"), version=VERSION)
+    with (copy / "raydml" / "training.py").open("a", encoding="utf-8") as training:
+        training.write(HELD.format(place=str(copy.parent / "hold")))
+    return copy
 
 
 def command(folder: Path, cache: Path, *more: str) -> list[str]:
@@ -88,22 +104,26 @@ def test_a_stopped_job_leaves_nothing_running_and_goes_on_when_submitted_again(
     here: LocalCluster, working: Path, tmp_path: Path, cache: Path
 ) -> None:
     folder = tmp_path / "margin"
+    hold = working.parent / "hold"
+    hold.touch()
     here.submit("first", working, *command(tmp_path, cache))
-    wait_for(lambda: "0000" in curves_of(folder))
+    # Two trials have ended and another is on its way.
+    wait_for(lambda: [len(curve) for curve in curves_of(folder).values()] == [4, 4, 2], timeout=240)
+    wait_for(lambda: ended(folder) == 2)
     assert "trial   0 starts" in here.logs("first"), "progress is in the log while the search runs"
-    # A trial has ended and another is on its way.
-    wait_for(lambda: ended(folder) >= 1 and any(1 <= epochs < 6 for epochs in lengths(folder)))
+    assert len(here.trials()) == 1
     assert here.ray("job", "stop", "first").returncode == 0
     stopped = time.monotonic()
-    wait_for(lambda: not here.trials() and here.free_cpus() == 2, timeout=10)
+    wait_for(lambda: not here.trials() and here.free_cpus() == 2)
     print(f"free {time.monotonic() - stopped:.1f} s after the stop")
     assert here.status("first") == "STOPPED"
     before, written = curves_of(folder), times_of(folder)
-    assert {trial.state.name for trial in trials_of(folder)} >= {"COMPLETE", "RUNNING"}
+    assert [trial.state.name for trial in trials_of(folder)] == ["COMPLETE", "COMPLETE", "RUNNING"]
     assert "the same command goes on" in here.logs("first")
 
+    hold.unlink()
     here.submit("again", working, *command(tmp_path, cache))
-    assert here.wait_for_end("again", timeout=180) == "SUCCEEDED", here.logs("again")
+    assert here.wait_for_end("again", timeout=300) == "SUCCEEDED", here.logs("again")
     log = here.logs("again")
     assert "goes on" in log
     assert "margin: val/map@r on validation classes" in log, "the final table"
@@ -112,15 +132,11 @@ def test_a_stopped_job_leaves_nothing_running_and_goes_on_when_submitted_again(
     assert {name: after[name][: len(curve)] for name, curve in before.items()} == before
     assert {name: times_of(folder)[name] for name in written} == written, "no finished trial ran again"
     assert all(trial.state.is_finished() for trial in trials_of(folder))
-    assert [len(curve) for curve in after.values()] == [12] * 3
+    assert [len(curve) for curve in after.values()] == [4] * 3
     assert after == undisturbed(folder, tmp_path / "undisturbed")
     # The package of the submitted folder wrote this, not the one that is installed here.
     for meta in folder.glob("trials/*/checkpoint/meta.json"):
         assert json.loads(meta.read_text("utf-8"))["versions"]["raydml"].startswith(VERSION)
-
-
-def lengths(folder: Path) -> list[int]:
-    return [len(curve) for curve in curves_of(folder).values()]
 
 
 def ended(folder: Path) -> int:

@@ -6,14 +6,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.integration.clusters import LocalCluster, Machine, cluster, held_by, processes_of, working_copy
+from raydml.history import read_history
+from tests.integration.clusters import LocalCluster, Machine, cluster, working_copy
+from tests.integration.processes import held_by, processes_of, signal_to
 from tests.integration.recounts import Ledger, undisturbed
 from tests.integration.studies import curves_of, trials_of, wait_for, write_study
 
 # Long enough to be in the middle of: a tenth of a second an epoch is over before a kill.
-_SLOW = ("training.steps_per_epoch=24", "search.early_stopping.grace_epochs=1000")
+_SLOW = ("training.steps_per_epoch=36", "search.early_stopping.grace_epochs=1000")
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +39,29 @@ def submit(here: LocalCluster, working: Path, study: Path, *overrides: str) -> P
     return study.parent / "runs" / "small"
 
 
+def trains(process: psutil.Process, trial: str) -> bool:
+    """Whether it holds the lock of a trial's folder."""
+    return any(path.endswith(f"/{trial}/.lock") for path in held_by(process))
+
+
 def machine_of(here: LocalCluster, trial: str) -> Machine | None:
-    """Where a trial is trained now: its process holds the lock of its folder."""
+    """Where a trial is trained now."""
     for machine in here.machines:
-        for process in processes_of(machine.folder):
-            if any(path.endswith(f"/{trial}/.lock") for path in held_by(process)):
-                return machine
+        if any(trains(process, trial) for process in processes_of(machine.folder)):
+            return machine
     return None
+
+
+def lost_in_the_middle(here: LocalCluster, folder: Path, trial: str, *, length: int) -> bool:
+    """Kills the machine of a trial, unless that has ended meanwhile: it stands still for the last look."""
+    for process in processes_of(here.folder):
+        if trains(process, trial) and (machine := machine_of(here, trial)) is not None:
+            signal_to(process, "suspend")
+            if len(read_history(folder / "trials" / trial)) < length and trains(process, trial):
+                machine.lose()
+                return True
+            signal_to(process, "resume")
+    return False
 
 
 def errors_of(machine: Machine) -> str:
@@ -53,20 +72,19 @@ def errors_of(machine: Machine) -> str:
 
 def lose_one(here: LocalCluster, folder: Path, ledger: Ledger, *, more_than: Mapping[str, int]) -> str:
     """Kills the machine of a trial that has finished more epochs than said, but not all; the trial's name."""
-    found: list[tuple[str, Machine]] = []
+    lost: list[str] = []
 
-    def in_the_middle() -> bool:
-        assert here.status("search") in ("PENDING", "RUNNING"), here.logs("search")
+    def lose_any() -> bool:
         for name, epochs in list(ledger.epochs.items()):
-            if more_than.get(name, 0) < epochs[-1] < ledger.length and not found:
-                machine = machine_of(here, name)
-                found.extend([] if machine is None else [(name, machine)])
-        return bool(found)
+            far_enough = more_than.get(name, 0) < epochs[-1] < ledger.length
+            if far_enough and lost_in_the_middle(here, folder, name, length=ledger.length):
+                lost.append(name)
+                return True
+        assert here.status("search") in ("PENDING", "RUNNING"), here.logs("search")
+        return False
 
-    wait_for(in_the_middle, timeout=300)
-    [(name, machine)] = found
-    machine.lose()
-    return name
+    wait_for(lose_any, timeout=300)
+    return lost[0]
 
 
 def require_undisturbed(folder: Path, ledger: Ledger, scratch: Path, kills: Sequence[str], *, rel: float = 0.0) -> None:
@@ -89,7 +107,7 @@ def test_a_lost_machine_costs_one_epoch(here: LocalCluster, working: Path, tmp_p
     folder = submit(here, working, study, "search.num_trials=3", "training.num_epochs=6")
     with Ledger(folder, length=6) as ledger:
         kills = [lose_one(here, folder, ledger, more_than={"0000": 1, "0001": 1, "0002": 1})]
-        assert here.wait_for_end("search", timeout=180) == "SUCCEEDED", here.logs("search")
+        assert here.wait_for_end("search", timeout=300) == "SUCCEEDED", here.logs("search")
     assert f"{kills[0]} lost its machine after epoch" in here.logs("search"), "and not its process"
     require_undisturbed(folder, ledger, tmp_path / "undisturbed", kills)
 

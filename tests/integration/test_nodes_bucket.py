@@ -11,28 +11,15 @@ from urllib.parse import unquote
 import pytest
 
 from raydml.storage import RemoteFolder, below, snapshots_below
-from tests.integration.buckets import Bucket, serving
+from tests.integration.buckets import Bucket
 from tests.integration.clusters import LocalCluster, cluster, working_copy
-from tests.integration.gates import Gate, Shut, gate_to
+from tests.integration.gates import Gate
 from tests.integration.recounts import undisturbed
 from tests.integration.studies import curves_of, trials_of, wait_for, write_study
 from tests.integration.test_nodes import machine_of, submit
 
 _EPOCHS = 12
 _FINISHED = re.compile(r"/trials/(\d+)/checkpoint/meta\.json~(\w+)-\d+$")
-
-
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    with serving() as found:
-        yield found
-
-
-@pytest.fixture
-def gate(bucket: Bucket) -> Iterator[Gate]:
-    """The only way that the cluster knows to the bucket."""
-    with gate_to(bucket.host) as found:
-        yield found
 
 
 @pytest.fixture
@@ -64,12 +51,6 @@ def finished(bucket: Bucket) -> dict[str, list[str]]:
     for found in filter(None, map(_FINISHED.search, keys)):
         writers.setdefault(found[1], []).append(found[2])
     return writers
-
-
-def shut_for(gate: Gate, how: Shut, seconds: float) -> None:
-    gate.shut(how)
-    time.sleep(seconds)
-    gate.open()
 
 
 def lose_one(here: LocalCluster, bucket: Bucket) -> str:
@@ -109,9 +90,9 @@ def test_a_lost_machine_and_a_storage_that_fails_twice_cost_one_epoch(
     began = time.monotonic()
     submit(here, working, study, "search.num_trials=3", f"training.num_epochs={_EPOCHS}")
     wait_for(lambda: any(map(len, finished(bucket).values())), timeout=300)
-    shut_for(gate, "refuses", 30.0)
+    gate.shut_for("refuses", 30.0)
     lost = lose_one(here, bucket)
-    shut_for(gate, "hangs", 30.0)
+    gate.shut_for("hangs", 30.0)
     assert here.wait_for_end("search", timeout=600) == "SUCCEEDED", here.logs("search")
     took = time.monotonic() - began
 

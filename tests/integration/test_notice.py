@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,85 +13,61 @@ import torch
 from raydml.history import read_history
 from raydml.notice import Goes, Raylet, drained, raylet_of
 from raydml.record import trial_directory
-from raydml.session import import_ray
 from raydml.space import read
 from raydml.training import RunSpec, train
 from tests.divided_cases import timeless
-from tests.integration.studies import command, environment, trials_of, wait_for, write_study
+from tests.integration.clusters import LocalCluster, cluster
+from tests.integration.studies import trials_of, wait_for, write_study
 
 OVERRIDES = ["search.num_trials=1", "search.max_concurrent=1", "training.num_epochs=2", "training.steps_per_epoch=600"]
-# A process is named after what it runs: an actor between two steps, Tune's wrapper of the class in a step.
-_TRIALS = ("ray::InlineTrial", "ray::ResourceTrainable")
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a head that runs no trials and two machines that have room for one trial each."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    import_ray()
-    from ray.cluster_utils import Cluster
-
-    here = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        here.add_node(num_cpus=1)
-    yield here.address
-    here.shutdown()
+def here() -> Iterator[LocalCluster]:
+    """A head that runs no trials and two machines that have room for one trial each."""
+    with cluster() as found:
+        found.start_head("--include-dashboard=false")
+        found.join(1, 1)
+        yield found
 
 
-def trial_processes(cluster: str) -> list[psutil.Process]:
-    """Those of the trials that run, on whatever machine of the cluster."""
-    every = list(psutil.process_iter(["cmdline"]))
-    trials = [process for process in every if any(name in " ".join(process.info["cmdline"] or ()) for name in _TRIALS)]
-    return [process for process in trials if raylet_above(process, cluster) is not None]
+def trial_of(here: LocalCluster) -> psutil.Process:
+    """The process of the only trial."""
+    wait_for(lambda: bool(here.trials()), timeout=240)
+    [process] = here.trials()
+    return process
 
 
-def running_trial(cluster: str) -> psutil.Process:
-    """The first one that is seen."""
-    seen: list[psutil.Process] = []
-
-    def look() -> bool:
-        seen[:] = trial_processes(cluster)
-        return bool(seen)
-
-    wait_for(look)
-    return seen[0]
+def raylet_above(process: psutil.Process) -> Raylet:
+    [raylet] = filter(None, (raylet_of(parent.cmdline()) for parent in process.parents()))
+    return raylet
 
 
-def raylet_above(process: psutil.Process, cluster: str) -> Raylet | None:
-    found = (raylet_of(parent.cmdline()) for parent in process.parents())
-    return next((raylet for raylet in found if raylet is not None and raylet.address == cluster), None)
-
-
-@pytest.mark.endurance
 def test_a_trial_leaves_a_machine_that_drains_in_mid_epoch_and_goes_on_on_another(
-    cluster: str, tmp_path: Path, cache: Path
+    here: LocalCluster, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_study(tmp_path, cache)
+    path, out, err = write_study(tmp_path, cache), tmp_path / "out", tmp_path / "err"
     folder = trial_directory(tmp_path / "runs" / "small", 0)
-    errors = (tmp_path / "errors").open("w+")
-    driver = subprocess.Popen(
-        command("tune", path, "search.max_retries=0", *OVERRIDES),
-        env={**environment(), "RAY_ADDRESS": cluster},
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-    )
-    try:
-        wait_for(lambda: (folder / "config.yaml").exists(), timeout=240)
-        process = running_trial(cluster)
-        raylet = raylet_above(process, cluster)
-        assert raylet is not None
-        assert drained(raylet, Goes(60.0, "a test"))
+    with here.driver("tune", path, "search.max_retries=0", *OVERRIDES, out=out, err=err) as driver:
+        process = trial_of(here)
+        wait_for((folder / "metrics.jsonl").exists, timeout=240)
+        began = process.cpu_times().user
+        # In the middle of the second epoch, which takes some seconds of a core, on however slow a machine.
+        wait_for(lambda: process.cpu_times().user > began + 0.5)
+        # It stands still meanwhile: to drain takes as long as an epoch.
+        process.suspend()
+        with monkeypatch.context() as patch:
+            for name, value in here.environment().items():
+                patch.setenv(name, value)
+            assert drained(raylet_above(process), Goes(60.0, "a test"))
+        process.resume()
         wait_for(lambda: unfinished(folder) is not None)
         left = unfinished(folder)
-        wait_for(lambda: not process.is_running())
-        assert driver.wait(timeout=120) == 0
-    finally:
-        driver.kill()
-        errors.seek(0)
-        said = errors.read()
+        wait_for(lambda: process not in here.trials())
+        assert driver.wait(timeout=240) == 0, err.read_text("utf-8")
     assert left is not None
     assert 0 < left["num_steps"] < 600
-    assert "0000 left its machine" in said
+    assert "0000 left its machine" in err.read_text("utf-8")
     [trial] = trials_of(tmp_path / "runs" / "small")
     assert trial.state.name == "COMPLETE", "a notice is not counted: search.max_retries is zero"
     study = read(path, OVERRIDES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory, cache: Path, ray_here: None
     wait_for(lambda: epochs_of(folder, 1) >= 1)
     driver.kill()
     driver.wait()
-    assert any(trial.state.name == "RUNNING" for trial in trials_of(folder))
+    # One may have ended just before the kill, and none begun.
+    was_running = any(trial.state.name == "RUNNING" for trial in trials_of(folder))
     again = run_here("tune", path, *OPTIONS)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "trial   1 goes on: " in again.stdout
+    assert bool(re.search(r"^trial +\d goes on: ", again.stdout, re.MULTILINE)) == was_running
     assert "Pareto front of large val/map@r, small model.embedding_dim, small seconds: trials" in again.stdout
     return folder
 

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
 from raydml.fetching import fetch
-from tests.integration.buckets import Bucket, serving
+from tests.integration.buckets import Bucket
 from tests.integration.conftest import FinishedSearch
-from tests.integration.gates import Gate, Shut, gate_to
+from tests.integration.gates import Gate, Shut
 from tests.integration.studies import command, curves_of, environment, outcome, run_here, wait_for, write_study
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    """Where studies are kept."""
-    with serving() as bucket:
-        yield bucket
-
-
-@pytest.fixture
-def gate(bucket: Bucket) -> Iterator[Gate]:
-    """The only way that commands know to it."""
-    with gate_to(bucket.host) as gate:
-        yield gate
 
 
 def uri_through(gate: Gate, bucket: Bucket, path: str) -> str:
@@ -51,12 +35,6 @@ def is_stored(bucket: Bucket, path: str) -> bool:
     return bool(bucket.filesystem().get_file_info(f"data/{path}/snapshot.json").type == fs.FileType.File)
 
 
-def shut_for(gate: Gate, how: Shut, seconds: float) -> None:
-    gate.shut(how)
-    time.sleep(seconds)
-    gate.open()
-
-
 @pytest.mark.endurance
 def test_outages_and_a_driver_that_dies_with_its_disk_change_nothing(
     finished: FinishedSearch, bucket: Bucket, gate: Gate, tmp_path: Path, cache: Path
@@ -64,7 +42,7 @@ def test_outages_and_a_driver_that_dies_with_its_disk_change_nothing(
     storage, path = uri_through(gate, bucket, "runs"), write_study(tmp_path, cache)
     driver = start(path, storage, tmp_path / "first")
     wait_for(lambda: is_stored(bucket, "runs/small/trials/0000"))
-    shut_for(gate, "refuses", 5.0)
+    gate.shut_for("refuses", 5.0)
     wait_for(lambda: is_stored(bucket, "runs/small/trials/0002"))
     assert driver.poll() is None, (tmp_path / "log").read_text()
     driver.kill()
@@ -73,7 +51,7 @@ def test_outages_and_a_driver_that_dies_with_its_disk_change_nothing(
     shutil.rmtree(tmp_path / "first")
     driver = start(path, storage, tmp_path / "second")
     wait_for(lambda: is_stored(bucket, "runs/small/trials/0004") or driver.poll() is not None)
-    shut_for(gate, "hangs", 5.0)
+    gate.shut_for("hangs", 5.0)
     assert driver.wait(timeout=240) == 0, (tmp_path / "log").read_text()
     fetch(f"{bucket.uri('runs/small')}", tmp_path / "here")
     assert outcome(tmp_path / "here") == outcome(finished.folder)
@@ -89,7 +67,7 @@ def test_a_storage_that_fails_twice_for_half_a_minute(
     driver = start(write_study(tmp_path, cache), uri_through(gate, bucket, folder), tmp_path / "disk")
     for trial in ("0000", "0003"):
         wait_for(lambda trial=trial: is_stored(bucket, f"{folder}/small/trials/{trial}"))  # type: ignore[misc]
-        shut_for(gate, how, 30.0)
+        gate.shut_for(how, 30.0)
     assert driver.wait(timeout=300) == 0, (tmp_path / "log").read_text()
     fetch(bucket.uri(f"{folder}/small"), tmp_path / "here")
     assert outcome(tmp_path / "here") == outcome(finished.folder)

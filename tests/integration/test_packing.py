@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.integration.studies import command, trials_of, wait_for, write_study
+from tests.integration.clusters import LocalCluster, cluster
+from tests.integration.studies import trials_of, wait_for, write_study
+
+# Tells Ray what an autoscaler may start, as a platform does that has one.
+REPORT = """
+import sys
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+
+groups = [
+    NodeGroupConfig(name="large", max_count=2, resources={"CPU": 1}),
+    NodeGroupConfig(name="odd", max_count=0, resources={"CPU": 64}),
+]
+GcsClient(sys.argv[1]).report_cluster_config(ClusterConfig(node_group_configs=groups).SerializeToString())
+"""
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A cluster of its own: a head without CPUs."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield made
-    made.shutdown()
-
-
-def report_node_types(address: str, *kinds: tuple[str, int, dict[str, int]]) -> None:
-    """Tells Ray what an autoscaler may start, as a platform does that has one."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
-    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
-
-    groups = [NodeGroupConfig(name=name, max_count=most, resources=resources) for name, most, resources in kinds]
-    GcsClient(address).report_cluster_config(ClusterConfig(node_group_configs=groups).SerializeToString())
+def here() -> Iterator[LocalCluster]:
+    """A head without cores, and nothing else."""
+    with cluster() as found:
+        found.start_head("--include-dashboard=false")
+        yield found
 
 
 def text_of(path: Path, process: subprocess.Popen[bytes]) -> str:
@@ -40,29 +41,17 @@ def text_of(path: Path, process: subprocess.Popen[bytes]) -> str:
     return path.read_text("utf-8")
 
 
-@pytest.mark.endurance
-def test_a_search_waits_for_machines_and_says_so(tmp_path: Path, cache: Path, cluster: Any) -> None:  # noqa: ANN401
+def test_a_search_waits_for_machines_and_says_so(here: LocalCluster, tmp_path: Path, cache: Path) -> None:
     study, out, err = write_study(tmp_path, cache), tmp_path / "out", tmp_path / "err"
     arguments = ("resources.cpus_per_worker=0.5", "search.num_trials=4", "training.num_epochs=2")
-    with out.open("w") as to, err.open("w") as errors:
-        process = subprocess.Popen(
-            command("tune", study, *arguments),
-            env={**os.environ, "RAY_ADDRESS": cluster.address},
-            stdout=to,
-            stderr=errors,
-        )
-    try:
+    with here.driver("tune", study, *arguments, out=out, err=err) as process:
         wait_for(lambda: "waits for a machine: the cluster has none yet but its head" in text_of(err, process))
-        report_node_types(cluster.address, ("large", 2, {"CPU": 1}), ("odd", 0, {"CPU": 64}))
+        subprocess.run([sys.executable, "-c", REPORT, here.address], env=here.environment(), timeout=120, check=True)
         wait_for(lambda: "wait, each for 1 x (0.5 CPUs, 0 GPUs)" in text_of(out, process))
         # Machines for all four are asked for before any is there.
         assert len(re.findall(r"^trial +\d starts", out.read_text("utf-8"), re.M)) == 4
-        cluster.add_node(num_cpus=1)
-        assert process.wait(timeout=120) == 0, err.read_text("utf-8")
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        here.join(1)
+        assert process.wait(timeout=240) == 0, err.read_text("utf-8")
     text = out.read_text("utf-8")
     assert "0000, 0001, 0002 and 1 more wait, each for" in text
     assert "an autoscaler may have up to 2 large (1 CPUs, 0 GPUs)\n" in text

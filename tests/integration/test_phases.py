@@ -19,7 +19,7 @@ from raydml import yamlfile
 from raydml.config import parse
 from raydml.history import read_history
 from raydml.training import RunSpec, train
-from tests.integration.studies import command, environment, outcome, run, trials_of, wait_for, write_study
+from tests.integration.studies import command, environment, outcome, run, run_here, trials_of, wait_for, write_study
 
 OPTIONS = (
     "protocol={preset: honest, folds_run: 2, confirm: {top: 1, seeds: 2}, final: {seeds: 2}}",
@@ -42,10 +42,10 @@ class HonestStudy:
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> HonestStudy:
+def honest(tmp_path_factory: pytest.TempPathFactory, cache: Path, ray_here: None) -> HonestStudy:
     folder = tmp_path_factory.mktemp("honest")
     path = write_study(folder, cache)
-    process = run("tune", path, *ONE_AT_A_TIME)
+    process = run_here("tune", path, *ONE_AT_A_TIME)
     assert process.returncode == 0, process.stdout + process.stderr
     return HonestStudy(path, folder / "runs" / "small", process)
 
@@ -102,7 +102,7 @@ def test_the_output_names_winner_and_intervals(honest: HonestStudy) -> None:
 def test_what_is_done_is_not_done_again(honest: HonestStudy) -> None:
     before = {path: path.stat().st_mtime_ns for path in honest.folder.glob("*/*/metrics.jsonl")}
     looks, report = looks_at(honest.folder), report_of(honest.folder)
-    again = run("tune", honest.path, *ONE_AT_A_TIME)
+    again = run_here("tune", honest.path, *ONE_AT_A_TIME)
     assert again.returncode == 0, again.stdout + again.stderr
     assert {path: path.stat().st_mtime_ns for path in honest.folder.glob("*/*/metrics.jsonl")} == before
     assert looks_at(honest.folder) == looks
@@ -164,7 +164,7 @@ def test_a_run_that_fails_ends_the_phase_and_is_named(honest: HonestStudy, tmp_p
     broken = folder / "confirm" / "base-seed1" / "fold0" / "checkpoint"
     broken.mkdir(parents=True)
     (broken / "meta.json").write_text("{}", encoding="utf-8")
-    failed = run("tune", path, *ONE_AT_A_TIME)
+    failed = run_here("tune", path, *ONE_AT_A_TIME)
     assert failed.returncode == 1
     assert "confirm: 1 of 2 runs failed: base-seed1" in failed.stderr.replace("\n", " ")
     assert not (folder / "final").exists(), "no winner is named without all its runs"

@@ -22,7 +22,7 @@ from raydml.data.catalog import list_photos
 from raydml.data.decoding import decode_image
 from raydml.data.opening import open_images
 from raydml.prepare import decode_on_cluster, prepare
-from tests.integration.studies import command, environment, run, wait_for
+from tests.integration.studies import command, environment, run, run_here, wait_for
 from tests.photographs import config_of, jpeg, photograph
 
 NUM_CLASSES, PER_CLASS, SIZE = 10, 150, 64
@@ -147,13 +147,14 @@ def test_prepare_is_killed_goes_on_and_is_done(root: Path, tmp_path: Path) -> No
         oracle = decode_image((few / prepared.sources[row]).read_bytes(), size)
         assert np.array_equal(prepared.images[row], oracle)
 
-    again = run("data", *arguments)
+    again = run_here("data", *arguments)
     assert (again.returncode, again.stderr) == (0, "")
     assert again.stdout.startswith("already there\n")
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """As a machine's end would: nothing of it gets a last word."""
+    """As a machine's end would: nothing of it gets a last word, and nothing goes on while the rest is looked for."""
+    process.send_signal(signal.SIGSTOP)
     processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -22,7 +22,6 @@ from tests.integration.studies import (
     curves_of,
     environment,
     outcome,
-    run,
     run_here,
     trials_of,
     wait_for,
@@ -167,7 +166,7 @@ def test_a_second_driver_is_refused(tmp_path: Path, cache: Path) -> None:
     first = subprocess.Popen(command("tune", path), env=environment(), stdout=subprocess.DEVNULL)
     try:
         wait_for((tmp_path / "runs" / "small" / "optuna.journal").exists)
-        second = run("tune", path)
+        second = run_here("tune", path)
         assert second.returncode == 2
         assert "another process is running this study" in second.stderr
     finally:

@@ -23,6 +23,7 @@ from raydml.sharded import CountingFailedError, count_sharded
 from raydml.shards import read_columns
 from raydml.stored import open_stored
 from tests.integration.conftest import FinishedSearch
+from tests.integration.processes import signal_to
 from tests.integration.studies import run_here, wait_for
 from tests.shard_cases import mixed_roles, plain_rows, tied_rows, write_parts
 from tests.test_shard_counts import require_equal
@@ -33,7 +34,9 @@ WANTED = wanted_metrics((1, 2, 4, 1000), ("map", "mrr", "map@3"))
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no actor of an earlier test, which would be killed for one of this."""
     monkeypatch.setattr("raydml.shards._MOST_QUERIES", 37)
+    wait_for(lambda: not shard_actors())
 
 
 def counted(root: Path, num_shards: int, *, cpus: float = 0.5, progress: Progress | None = None) -> QueryMetrics:
@@ -50,6 +53,19 @@ def shard_actors() -> list[psutil.Process]:
             if "ShardActor" in " ".join(child.cmdline()):
                 found.append(child)
     return found
+
+
+def kill_another(killed: list[int]) -> None:
+    """Kills an actor as soon as there is one that was not killed, and notes it."""
+    found: list[int] = []
+
+    def seen() -> bool:
+        found.extend(actor.pid for actor in shard_actors() if actor.pid not in killed)
+        return bool(found)
+
+    wait_for(seen)
+    killed.append(found[0])
+    os.kill(found[0], signal.SIGKILL)
 
 
 def test_more_shards_than_actors_find_what_one_process_finds(tmp_path: Path) -> None:
@@ -75,9 +91,7 @@ def test_actors_that_are_killed_change_nothing(tmp_path: Path) -> None:
 
     def kill_one(done: int, total: int) -> None:
         if len(killed) < 2 and done > (1 + len(killed)) * total / 4:
-            victim = shard_actors()[0]
-            os.kill(victim.pid, signal.SIGKILL)
-            killed.append(victim.pid)
+            kill_another(killed)
 
     found = counted(root, 2, progress=kill_one)
     assert len(set(killed)) == 2
@@ -90,21 +104,12 @@ def test_an_actor_that_is_killed_while_it_starts_changes_nothing(tmp_path: Path)
     root = write_parts(tmp_path, rows, labels)
     killed: list[int] = []
 
-    def kill_a_new_one() -> None:
-        def new_ones() -> list[psutil.Process]:
-            return [actor for actor in shard_actors() if actor.pid not in killed]
-
-        wait_for(lambda: bool(new_ones()))
-        # It imports torch for a while before it answers for the first time.
-        killed.append(new_ones()[0].pid)
-        os.kill(killed[-1], signal.SIGKILL)
-
-    watcher = threading.Thread(target=kill_a_new_one)
+    # The next one imports torch for a while before it answers for the first time.
+    watcher = threading.Thread(target=kill_another, args=(killed,))
 
     def kill_the_only_one(done: int, total: int) -> None:
         if not killed:
-            killed.append(shard_actors()[0].pid)
-            os.kill(killed[0], signal.SIGKILL)
+            kill_another(killed)
             watcher.start()
 
     found = counted(root, 1, progress=kill_the_only_one)
@@ -159,7 +164,7 @@ def test_a_shard_that_loses_its_actor_again_and_again_ends_the_count(
 
     def kill(done: int, total: int) -> None:
         for actor in shard_actors():
-            os.kill(actor.pid, signal.SIGKILL)
+            signal_to(actor, "kill")
 
     with pytest.raises(CountingFailedError, match=r"^an actor.* was lost 1 times, the last time: "):
         counted(root, 1, progress=kill)

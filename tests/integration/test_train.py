@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from raydml.history import read_history
 from raydml.space import read
 from raydml.train import fit
+from tests.integration.processes import command_line
 from tests.integration.studies import command, environment, run_here, wait_for, write_study
 
 
@@ -86,21 +87,23 @@ def test_a_killed_training_goes_on_exactly(tmp_path: Path, cache: Path) -> None:
     assert rows_of(the_run(tmp_path, "killed")) == rows_of(the_run(tmp_path, "undisturbed"))
 
 
+def train_workers() -> list[psutil.Process]:
+    """Of all groups, those included that have not yet ended behind their training."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "RayTrainWorker" in command_line(child)]
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_a_killed_worker_is_replaced_and_the_training_goes_on(tmp_path: Path, cache: Path) -> None:
     study = read(write_study(tmp_path, cache), ["training.num_epochs=40", "resources.workers_per_trial=2"])
     epochs: list[float] = []
+    before = train_workers()
 
     def kill_one(row: dict[str, float]) -> None:
         epochs.append(row["epoch"])
         if len(epochs) == 3:
-            workers = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "RayTrainWorker" in " ".join(child.cmdline())
-            ]
-            assert len(workers) == 2
-            workers[1].kill()
+            _, second = [worker for worker in train_workers() if worker not in before]
+            second.kill()
 
     fit(study.base, study.resources, storage=study.storage, name=study.name, report=kill_one)
     assert epochs == list(range(1, 41))
