@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from raydml import autoscaler
 from raydml.capacity import Capacity, Worker, present_trials, slots, told, worker_of
 from raydml.config import Resources
+from raydml.record import NEWS
 from raydml.session import import_ray, now
 from raydml.waiting import Reminder, line, may_begin
 
@@ -114,9 +115,10 @@ class Admission(Searcher):
         return suggested
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Handed on."""
-        with self._heeding():
-            self._inner.on_trial_result(trial_id, result)
+        """Handed on where it is an epoch."""
+        if NEWS not in result:
+            with self._heeding():
+                self._inner.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Handed on. Of a trial that was stopped because the search ends nobody hears: it goes on later."""
@@ -161,9 +163,13 @@ class Admission(Searcher):
     def _waiting(self, trials: Sequence[Any]) -> Sequence[Any]:
         if self._resources.workers_per_trial == 1:
             return [trial for trial in trials if trial.status in (trial.PENDING, trial.PAUSED)]
+
         # A group's trial runs on the head and holds nothing there. Whose workers wait nobody says: who has reported
         # something is the last to be suspected.
-        return sorted(trials, key=lambda trial: bool(trial.last_result))[: self._seen.waiting_groups]
+        def has_trained(trial: Any) -> bool:  # noqa: ANN401
+            return bool(trial.last_result) and NEWS not in trial.last_result
+
+        return sorted(trials, key=has_trained)[: self._seen.waiting_groups]
 
     def _remind(self, moment: float, waiting: Sequence[Any]) -> None:
         told_before, troubles = self._reminder.told, self._seen.troubles

@@ -176,12 +176,6 @@ def _shown(machine: Machine) -> str:
     return f"({machine.cpus:g} CPUs, {machine.gpus:g} GPUs)"
 
 
-def concurrency(resources: Resources, capacity: Capacity, *, limit: int | None, num_trials: int) -> int:
-    """Trials at a time: what the machines hold, at most `limit` and never more than there are."""
-    fitting = fitting_trials(resources, capacity)
-    return max(1, min(fitting, limit or fitting, num_trials))
-
-
 def embedding_actors(resources: Resources, capacity: Capacity) -> tuple[int, Worker]:
     """Number and size of the actors that embed a gallery; a core is left for the tasks that feed them.
 

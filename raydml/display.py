@@ -19,7 +19,7 @@ from raydml.objectives import described
 from raydml.record import FAILURE, STATES, best_of, pareto_front, point_of, ranked, value_of
 from raydml.space import Study
 
-_SHOWN_TRIALS = 8
+_SHOWN_TRIALS, _SHOWN_RUNNING = 8, 16
 NOBODY_WAITS = "nothing waits for machines any more"
 
 
@@ -51,7 +51,9 @@ class SearchDisplay:
         self._ended: list[FrozenTrial] = [trial for trial in earlier if trial.state.is_finished()]
         self._started = time.monotonic()
         self._waits: str | None = None
-        self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+        # The table is made twice a second, not for every epoch of every trial.
+        made = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
+        self._live = made if console.is_terminal else None
 
     def __enter__(self) -> SearchDisplay:
         if self._live is not None:
@@ -74,7 +76,6 @@ class SearchDisplay:
         """A trial finished an epoch."""
         progress = self._running[number]
         progress.epoch, progress.value = int(row["epoch"]), float(row[self._study.search.metric])
-        self._refresh()
 
     def ended(self, trial: FrozenTrial) -> None:
         """A trial is COMPLETE, PRUNED or FAIL."""
@@ -113,23 +114,21 @@ class SearchDisplay:
     def _say(self, line: str) -> None:
         if self._live is None:
             self._console.print(Text(line), soft_wrap=True)
-        self._refresh()
-
-    def _refresh(self) -> None:
-        if self._live is not None:
-            self._live.update(self._table())
 
     def _table(self) -> Group:
         elapsed = int(time.monotonic() - self._started)
         table = Table(title=f"{self._study.name}: {len(self._ended)} of {self._study.search.num_trials} trials ended")
         _add_columns(table, self._study)
-        shown_trials = ranked(self._ended)[:_SHOWN_TRIALS]
-        for number, progress in sorted(self._running.items()):
+        # Copies: a thread of the terminal's asks for the table while trials come and go.
+        shown_trials, running = ranked(list(self._ended))[:_SHOWN_TRIALS], sorted(self._running.copy().items())
+        for number, progress in running[:_SHOWN_RUNNING]:
             value = f"{progress.value:.4f}" if progress.epoch else ""
             where = f"{progress.epoch}/{progress.num_epochs}"
             values = [Text(shown(value)) for value in progress.point.values()]
             unknown = ["" for _ in _measured(self._study)]
             table.add_row(str(number), "running", where, value, *unknown, *values, style="cyan")
+        if len(running) > _SHOWN_RUNNING:
+            table.add_row("", f"{len(running) - _SHOWN_RUNNING} more run", style="cyan")
         for trial in shown_trials:
             table.add_row(*map(Text, _row(trial, self._study)))
         waits = [] if self._waits is None else [Text(self._waits, style="yellow")]

@@ -76,6 +76,11 @@ class Verdict:
     text: str
 
 
+def told(name: str, verdict: Verdict) -> str:
+    """What is said of a training, by its name, that was disturbed and goes on."""
+    return f"{name} {verdict.text}; it goes on"
+
+
 class Setbacks:
     """The failures of one training since its last finished epoch."""
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raydml import price, yamlfile
-from raydml.capacity import Capacity, concurrency, fitting_trials, this_machine, worker_of
+from raydml.capacity import Capacity, fitting_trials, this_machine, worker_of
 from raydml.caveats import opening_lines
 from raydml.config import LEARNING, ConfigError, Resources, SamplerName, SearchConfig
 from raydml.objectives import described
@@ -43,11 +43,15 @@ def require_packages(search: SearchConfig) -> None:
             )
 
 
+def at_most(search: SearchConfig, num_trials: int) -> int:
+    """Trials at a time that `search.max_concurrent` allows, whatever the machines; one where there are none."""
+    chosen = search.max_concurrent
+    return max(1, num_trials if chosen == "auto" else min(chosen, num_trials))
+
+
 def trials_at_a_time(study: Study, capacity: Capacity, num_trials: int) -> int:
-    """What the machines hold, at most `search.max_concurrent`. Raises ConfigError where they can never hold one."""
-    chosen = study.search.max_concurrent
-    limit = None if chosen == "auto" else chosen
-    return concurrency(study.resources, capacity, limit=limit, num_trials=num_trials)
+    """What the machines hold, as far as it is allowed. Raises ConfigError where they can never hold one."""
+    return min(fitting_trials(study.resources, capacity), at_most(study.search, num_trials))
 
 
 def print_plan(study: Study, console: Console, *, trainings: int, folds: int, searched: bool) -> None:

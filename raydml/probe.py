@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -197,7 +197,7 @@ def _of_group(task: Task, resources: Resources, steps: int) -> Timing:
     group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=0)
     try:
         clock, rows = [started], []
-        for row, _ in zip(group.reports(), range(2), strict=False):
+        for row in islice(group.epochs(), 2):
             clock.append(time.perf_counter())
             rows.append(row)
     finally:

@@ -25,6 +25,9 @@ FAILURE = "failure"
 STOPPED = "stopped"
 """Key of a failure that every repetition would meet again at the same step, such as a loss that is not finite."""
 
+NEWS = "news"
+"""Key of a result that is no epoch: what disturbed a group's workers, in words; none while they wait for machines."""
+
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",

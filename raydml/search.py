@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raydml import objectives
 from raydml.budget import End, end_of
 from raydml.config import ExperimentConfig, Scalar
-from raydml.record import FAILURE, point_of
+from raydml.record import FAILURE, NEWS, point_of
 from raydml.samplers import START, in_optuna, next_trial
 from raydml.session import import_ray
 from raydml.space import Study
@@ -181,7 +181,9 @@ class StudySearcher(Searcher):
         """The end of a trial: its last epoch, a stop by the scheduler, a failure, or the death of its process."""
         trial, num_epochs = self._running.pop(trial_id)
         if not error and result is None:
-            return  # Tune gives up before the trial began: it stays RUNNING, for the next driver
+            # It waited for a machine until time was up: it stays RUNNING, for the next driver.
+            self._listener.paused(self._frozen(trial.number))
+            return
         result = result or {}
         end = end_of(
             epoch=int(result.get(_TIME, 0)),
@@ -189,7 +191,7 @@ class StudySearcher(Searcher):
             failed=error or FAILURE in result,
             out_of_time=trial_id in self._stopped,
         )
-        if end != End.FAILED:
+        if end != End.FAILED and NEWS not in result:
             self._record(trial, result)
         match end:
             case End.PAUSED:
@@ -213,7 +215,7 @@ class StudySearcher(Searcher):
         raise NotImplementedError(checkpoint_path)
 
     def _ask(self) -> optuna.Trial:
-        trials = self._memory.get_trials()
+        trials = self._memory.get_trials(deepcopy=False)
         if not any(trial.state == TrialState.WAITING for trial in trials):
             self._memory.add_trial(next_trial(self._study, trials, self._warm))
         return self._memory.ask(in_optuna(self._distributions))

@@ -13,15 +13,25 @@ if __name__ == "__main__":
 
 import hashlib
 import json
+import logging
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from raydml import atomic
+from raydml import atomic, autoscaler, session
 from raydml.baseline import raw_pixel_metrics
-from raydml.capacity import fitting_trials, require_images_for, surely_without_gpu, worker_of
+from raydml.capacity import (
+    Capacity,
+    fitting_trials,
+    present_trials,
+    require_images_for,
+    surely_without_gpu,
+    told,
+    worker_of,
+)
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
 from raydml.data.building import Progress
 from raydml.data.files import Files
@@ -33,7 +43,9 @@ from raydml.recorded import Task
 from raydml.session import capacity_ahead, connected
 from raydml.study_folder import StudyFolder
 from raydml.training import RunSpec, TrainingFailedError, final_metrics, require_trainable
+from raydml.waiting import Reminder, line
 
+_LOGGER = logging.getLogger(__name__)
 # How often a lost worker is replaced; the training goes on from its last epoch.
 _MAX_FAILURES = 3
 
@@ -118,7 +130,7 @@ def fit(
         with connected(verbose=verbose) as capacity:
             fitting_trials(resources, capacity)
             task = Task(spec, {}, worker_of(resources, capacity), uri)
-            _train(task, resources, report)
+            _train(task, resources, capacity, report)
         folder.take(spec.directory)
     elif report is not None:
         for row in rows:
@@ -135,13 +147,29 @@ def _baseline(spec: RunSpec) -> dict[str, float] | None:
     return raw_pixel_metrics(images, held_out, wanted=spec.config.evaluation.wanted)
 
 
-def _train(task: Task, resources: Resources, report: Callable[[dict[str, float]], None] | None) -> None:
+def _train(
+    task: Task, resources: Resources, capacity: Capacity, report: Callable[[dict[str, float]], None] | None
+) -> None:
     from raydml.workers import WorkerGroup
 
     group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=_MAX_FAILURES)
+    reminder = Reminder()
     try:
-        for row in group.reports():
-            if report is not None:
-                report(row)
+        for found in group.reports():
+            if isinstance(found, str):
+                if words := found or _waits(task, resources, capacity, reminder):
+                    _LOGGER.warning(words)
+            elif report is not None:
+                report(found)
     finally:
         group.close()
+
+
+def _waits(task: Task, resources: Resources, capacity: Capacity, reminder: Reminder) -> str | None:
+    """What is said of workers that wait for machines, if it is time to say it."""
+    seen, troubles = session.now(capacity), autoscaler.troubles()
+    room = present_trials(resources, seen) > 0
+    if not reminder.due(time.monotonic(), anyone=True, room=room, troubles=troubles):
+        return None
+    name = task.spec.directory.name
+    return line([name], task.worker, resources.workers_per_trial, told(seen), troubles)

@@ -7,7 +7,7 @@ drives it: Ray Train with N workers, a reused Tune actor, or a test.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -181,21 +181,6 @@ def require_trainable(
             size, cpu = shape.image_size, torch.device("cpu")
             require_right_bfloat16(model, in_channels=shape.in_channels, image_size=size, device=cpu)
     return images
-
-
-def train(
-    spec: RunSpec, *, device: torch.device, report: Callable[[dict[str, float]], None], leave: Leave = stay
-) -> None:
-    """Runs to the end, reporting every epoch; epochs that a checkpoint already has are reported again.
-
-    Raises what `Run.advance` raises.
-    """
-    run = Run(spec, device=device, leave=leave)
-    try:
-        while (metrics := run.advance()) is not None:
-            report(metrics)
-    finally:
-        run.close()
 
 
 def final_metrics(history: list[dict[str, float]]) -> Mapping[str, float]:

@@ -22,12 +22,12 @@ from raydml.config import Resources
 from raydml.draining import Notice
 from raydml.epoch import TrainingStoppedError
 from raydml.failures import Failure, Verdict
-from raydml.record import FAILURE, STOPPED
+from raydml.record import FAILURE, NEWS, STOPPED
 from raydml.recorded import RecordedRun, Task
 from raydml.session import import_ray
 from raydml.setbacks import failure_of
 from raydml.training import TrainingDivergedError, TrainingFailedError
-from raydml.workers import WorkerGroup
+from raydml.workers import Report, WorkerGroup
 
 import_ray()
 
@@ -107,10 +107,11 @@ class GroupTrial(tune.Trainable):
         self._num_workers: int = config["num_workers"]
         self._max_failures: int = config["max_failures"]
         self._group: WorkerGroup | None = None
-        self._reports: Iterator[dict[str, float]] = iter(())
+        self._reports: Iterator[Report] = iter(())
+        self._epoch = 0
 
     def step(self) -> dict[str, Any]:
-        """One epoch."""
+        """One epoch, or what happens to the workers before it ends."""
         if _is_given_up(self._verdict):
             return _failed(TrainingFailedError(self._verdict.text))
         try:
@@ -118,14 +119,17 @@ class GroupTrial(tune.Trainable):
                 _wait(self._verdict)
                 self._group = WorkerGroup(self._task, num_workers=self._num_workers, max_failures=self._max_failures)
                 self._reports = self._group.reports()
-            row = next(self._reports, None)
+            report = next(self._reports, None)
         except Exception as error:
             if failure_of(error) != Failure.REPEATS:
                 raise
             return _failed(error)
-        if row is None:
+        if report is None:
             return _failed(TrainingFailedError("the workers ended before the last epoch"))
-        return _result(row, self._task)
+        if isinstance(report, str):
+            return {NEWS: report, "training_iteration": self._epoch}
+        self._epoch = int(report["epoch"])
+        return _result(report, self._task)
 
     def cleanup(self) -> None:
         """Stops the workers, so that the next trial finds their resources free."""

@@ -180,6 +180,7 @@ def _run(
         say=keeper.waiting,
         scheduler=scheduler,
         stop=searcher.stop,
+        over=keeper.out_of_time,
     )
     if _remaining(study, memory) and not keeper.out_of_time():
         # Tune catches the first Ctrl-C itself and returns as if it had finished.

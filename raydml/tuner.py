@@ -10,7 +10,9 @@ from typing import Any
 
 from raydml.admission import Admission, Looks, Say
 from raydml.capacity import Capacity, fitting_trials, worker_of
-from raydml.failures import Setbacks
+from raydml.failures import Setbacks, told
+from raydml.plan import at_most
+from raydml.record import NEWS
 from raydml.session import import_ray, last_line
 from raydml.setbacks import failure_told
 from raydml.space import Study
@@ -28,11 +30,57 @@ _LOGGER = logging.getLogger(__name__)
 _TIME = "training_iteration"
 
 Stop = Callable[[str, Mapping[str, Any]], bool]
+Over = Callable[[], bool]
 
 
-def _never(trial_id: str, result: Mapping[str, Any]) -> bool:
-    del trial_id, result
+def _never(*of_a_trial: object) -> bool:
+    del of_a_trial
     return False
+
+
+class UntilOver(FIFOScheduler):  # type: ignore[misc]
+    """Another scheduler, until the search is over: then what waits for a machine is stopped, and begins no epoch.
+
+    Tune asks whether a trial is to stop when it reports, which one that waits does not; and only a scheduler may stop
+    one at any other time.
+    """
+
+    def __init__(self, scheduler: TrialScheduler, over: Over) -> None:
+        super().__init__()
+        self._scheduler, self._over = scheduler, over
+
+    def __reduce__(self) -> tuple[type[TrialScheduler], tuple[()]]:
+        # Tune pickles its scheduler for a restore that raydml does not use.
+        return FIFOScheduler, ()
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ANN401
+        """Handed on."""
+        self._scheduler.on_trial_add(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ANN401
+        """Handed on."""
+        self._scheduler.on_trial_error(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ANN401
+        """Handed on."""
+        return str(self._scheduler.on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:  # noqa: ANN401
+        """Handed on."""
+        self._scheduler.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ANN401
+        """Handed on."""
+        self._scheduler.on_trial_remove(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:  # noqa: ANN401
+        """Asked again and again, before Tune gives a trial a process."""
+        if not self._over():
+            return self._scheduler.choose_trial_to_run(tune_controller)
+        for trial in tune_controller.get_trials():
+            if trial.status in (trial.PENDING, trial.PAUSED):
+                tune_controller.stop_trial(trial)
+        return None
 
 
 class _Restarts(Callback):  # type: ignore[misc]
@@ -50,9 +98,11 @@ class _Restarts(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Sequence[Trial], trial: Trial, result: dict[str, Any], **info: object
     ) -> None:
-        """A finished epoch."""
+        """A finished epoch, or what its group of workers decided itself."""
         del iteration, trials, info
         self._of(trial).finished(int(result.get(_TIME, 0)))
+        if news := result.get(NEWS):
+            _LOGGER.warning(news)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: object) -> None:
         """A failure, behind which Tune has put the trial into its queue again."""
@@ -64,7 +114,7 @@ class _Restarts(Callback):  # type: ignore[misc]
         verdict = self._of(trial).met(failure_told(text, preempted=preempted), last_line(text))
         trial.config[VERDICT] = verdict
         if verdict.decision.again:
-            _LOGGER.warning("%s %s; it goes on", trial.config["task"].spec.directory.name, verdict.text)
+            _LOGGER.warning(told(trial.config["task"].spec.directory.name, verdict))
         else:
             # Whatever happens before it has said so ends it.
             trial.max_failures = trial.num_failures
@@ -89,24 +139,25 @@ def run_trials(
     say: Say,
     scheduler: TrialScheduler | None = None,
     stop: Stop = _never,
+    over: Over = _never,
 ) -> None:
     """Runs as many trials as the searcher suggests, at most `num_trials`, as many at a time as fit.
 
-    `say` is told what waits for machines. Returns when they have ended, and after a Ctrl-C as well: Tune catches the
-    first one itself. Raises ConfigError where no machine can ever hold a trial, and what the searcher raised.
+    `say` is told what waits for machines; `stop` is asked when a trial reports, and once the search is `over` none that
+    waits begins. Returns when they have ended, and after a Ctrl-C as well: Tune catches the first one itself. Raises
+    ConfigError where no machine can ever hold a trial, and what the searcher raised.
     """
     fitting_trials(study.resources, capacity)
     worker = worker_of(study.resources, capacity)
-    chosen = study.search.max_concurrent
-    limit = num_trials if chosen == "auto" else min(chosen, num_trials)
-    admission = Admission(searcher, study.resources, capacity, limit=max(1, limit), say=say)
+    limit = at_most(study.search, num_trials)
+    admission = Admission(searcher, study.resources, capacity, limit=limit, say=say)
     scratch = directory / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         trainable_of(study.resources, worker.cpus, worker.gpus),
         tune_config=tune.TuneConfig(
             search_alg=admission,
-            scheduler=scheduler or FIFOScheduler(),
+            scheduler=UntilOver(scheduler or FIFOScheduler(), lambda: admission.failure is not None or over()),
             num_samples=num_trials,
             # A group's trial holds the handle of its workers: only an inline one can start over.
             reuse_actors=study.resources.workers_per_trial == 1,

@@ -8,7 +8,6 @@ counts over the whole life of a training. Ray internals touched: the controller'
 
 from __future__ import annotations
 
-import logging
 import shutil
 import threading
 import time
@@ -24,7 +23,7 @@ from raydml.config import ConfigError
 from raydml.distributed import Agreement
 from raydml.draining import Notice
 from raydml.epoch import TrainingLeftError, TrainingStoppedError
-from raydml.failures import Failure, Setbacks
+from raydml.failures import Failure, Setbacks, Verdict, told
 from raydml.recorded import Task, end_curves, recorded
 from raydml.scratch import Scratch
 from raydml.session import import_ray, reason_of
@@ -40,9 +39,13 @@ from ray.train.torch import TorchTrainer, get_device  # noqa: E402
 from ray.util.queue import Empty, Queue  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-_LOGGER = logging.getLogger(__name__)
 _FAILURE, _STOPPED, _LEFT = "failure", "stopped", "left"
 _ABORT_TIMEOUT_S = 15.0
+# Who drives a group that waits for machines is asked so often whether it is to wait on.
+_SILENCE_S = 5.0
+
+Report = dict[str, float] | str
+"""An epoch's metrics; or, in words, what disturbed the workers, which go on; no words while they wait for machines."""
 
 
 def _train_worker(config: dict[str, Task]) -> None:
@@ -111,8 +114,8 @@ class WorkerGroup:
         except BaseException as error:
             self._error = error
 
-    def reports(self) -> Iterator[dict[str, float]]:
-        """Every epoch's metrics once, in order, as they come.
+    def reports(self) -> Iterator[Report]:
+        """Every epoch's metrics once, in order, as they come, and between them what happens to the workers.
 
         Raises TrainingDivergedError where the loss is not finite, TrainingFailedError where workers are lost for good.
         """
@@ -120,6 +123,9 @@ class WorkerGroup:
         while True:
             left = ""
             while (row := self._next()) is not None:
+                if isinstance(row, str):
+                    yield row
+                    continue
                 if _FAILURE in row:
                     self._running = False
                     raise (TrainingDivergedError if row[_STOPPED] else TrainingFailedError)(row[_FAILURE])
@@ -132,18 +138,23 @@ class WorkerGroup:
                     yield row
             if not left and self._error is None:
                 return
-            self._start_again(left)
+            verdict = self._judged(left)
+            yield told(self._task.spec.directory.name, verdict)
+            time.sleep(verdict.decision.wait_s)
+            self._start()
 
-    def _start_again(self, left: str) -> None:
+    def epochs(self) -> Iterator[dict[str, float]]:
+        """The metrics alone, raising as `reports` does."""
+        return (report for report in self.reports() if not isinstance(report, str))
+
+    def _judged(self, left: str) -> Verdict:
         """Behind the end of all workers, who `left` or were lost. Raises TrainingFailedError where that is the end."""
         failure = Failure.NOTICE if left else failure_of(self._error)
         verdict = self._setbacks.met(failure, left or reason_of(self._error or RuntimeError()))
         if not verdict.decision.again:
             self._end_curves(failed=True)
             raise TrainingFailedError(verdict.text) from self._error
-        _LOGGER.warning("%s %s; it goes on", self._task.spec.directory.name, verdict.text)
-        time.sleep(verdict.decision.wait_s)
-        self._start()
+        return verdict
 
     def _end_curves(self, *, failed: bool) -> None:
         # Workers that end by themselves say so themselves.
@@ -151,7 +162,9 @@ class WorkerGroup:
             end_curves(self._task, failed=failed)
         self._running = False
 
-    def _next(self) -> dict[str, Any] | None:
+    def _next(self) -> dict[str, Any] | str | None:
+        """The next report of the workers; no words where none has begun for a while; None behind the last one."""
+        since = time.monotonic()
         while True:
             finished = not self._thread.is_alive()
             try:
@@ -160,6 +173,8 @@ class WorkerGroup:
                 # Only an empty queue seen after the end is the end: the last report may come with it.
                 if finished:
                     return None
+                if self._controller is None and time.monotonic() - since >= _SILENCE_S:
+                    return ""
             else:
                 self._controller = controller or self._controller
                 return dict(row)

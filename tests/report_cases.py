@@ -24,8 +24,9 @@ from raydml.record import trial_directory
 from raydml.search import StudySearcher, enqueue_start_points, make_scheduler, open_study
 from raydml.space import Study
 from raydml.train import run_spec
-from raydml.training import Run, RunSpec, train
+from raydml.training import Run, RunSpec
 from tests.conftest import changed, tiny_experiment
+from tests.training_cases import train
 
 HOST = torch.device("cpu")
 Row = dict[str, Any]

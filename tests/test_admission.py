@@ -16,6 +16,7 @@ from raydml.admission import Admission, Looks, Observed
 from raydml.capacity import Capacity, Machine, NodeType
 from raydml.config import Resources
 from raydml.patience import StorageError
+from raydml.record import NEWS
 
 HEAD, MACHINE = Machine(0, 0), Machine(2, 0)
 ONE_CPU = Resources(gpus_per_worker=0.0)
@@ -199,6 +200,7 @@ def test_groups_of_workers_wait_though_their_trials_run(monkeypatch: pytest.Monk
     assert cluster.inside.given == 3
     cluster.groups = 2
     cluster.trials[0].last_result = {"epoch": 1}
+    cluster.trials[2].last_result = {NEWS: "", "training_iteration": 3}
     for _ in range(8):
         cluster.step()
     assert str(cluster.said[-1]).startswith("0001, 0002 wait, each for 2 x (1 CPUs, 0 GPUs)")
@@ -213,6 +215,13 @@ def test_what_tune_says_reaches_the_searcher_inside(monkeypatch: pytest.MonkeyPa
     cluster.admission.on_trial_result("t0", {"epoch": 1})
     cluster.admission.on_trial_complete("t0", None, error=True)
     assert cluster.inside.heard == [("result", "t0", {"epoch": 1}), ("complete", "t0", None, True)]
+
+
+def test_what_is_no_epoch_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(monkeypatch, MACHINE)
+    cluster.step()
+    cluster.admission.on_trial_result("t0", {NEWS: "0000 lost a worker after epoch 0: gone; it goes on"})
+    assert cluster.inside.heard == []
 
 
 @pytest.mark.parametrize("where", ["suggest", "on_trial_result", "on_trial_complete"])

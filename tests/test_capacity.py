@@ -11,7 +11,6 @@ from raydml.capacity import (
     Capacity,
     Machine,
     Worker,
-    concurrency,
     counting_actors,
     embedding_actors,
     fitting_trials,
@@ -99,20 +98,9 @@ def test_trials_fit_as_often_as_the_scarcest_resource_allows(asked: Resources, c
 def test_what_can_never_fit_is_refused_with_the_numbers(
     asked: Resources, capacity: Capacity, numbers: tuple[str, ...]
 ) -> None:
-    for refused in (fitting_trials, lambda r, c: concurrency(r, c, limit=None, num_trials=1)):
-        with pytest.raises(ConfigError, match=r"^resources: a trial needs ") as caught:
-            refused(asked, capacity)
-        assert all(number in str(caught.value) for number in numbers)
-
-
-@pytest.mark.parametrize(
-    ("limit", "num_trials", "at_a_time"),
-    [(None, 25, 8), (3, 25, 3), (100, 25, 8), (1, 25, 1), (None, 5, 5), (3, 2, 2), (None, 0, 1)],
-)
-def test_concurrency_is_the_smallest_of_machine_limit_and_trials(
-    limit: int | None, num_trials: int, at_a_time: int
-) -> None:
-    assert concurrency(resources(), Capacity.single(8, 0), limit=limit, num_trials=num_trials) == at_a_time
+    with pytest.raises(ConfigError, match=r"^resources: a trial needs ") as caught:
+        fitting_trials(asked, capacity)
+    assert all(number in str(caught.value) for number in numbers)
 
 
 @pytest.mark.parametrize(

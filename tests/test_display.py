@@ -7,7 +7,7 @@ import io
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from raydml.config import Scalar
@@ -218,3 +218,34 @@ def test_brackets_in_a_reason_are_text(study: Study, memory: Memory, reason: str
     board = plain()
     board.print(leaderboard(study, [failed]))
     assert reason in text_of(board)
+
+
+def test_of_many_that_run_a_few_are_shown_and_the_best_below_them(study: Study, memory: Memory) -> None:
+    best = memory.trial(TrialState.COMPLETE, [0.5])
+    display = SearchDisplay(study, plain(), earlier=[best], note="")
+    for number in range(1, 201):
+        display.started(number, {"loss.margin": 0.25, "data.batch_size": 128}, 12, resumed=False)
+    table = next(part for part in display._table().renderables if isinstance(part, Table))
+    rows = printed(table)
+    assert [row[0] for row in rows] == [*map(str, range(1, 17)), "", "0"]
+    assert rows[16][1] == "184 more run"
+
+
+def test_a_terminals_table_is_not_made_for_every_epoch(
+    study: Study, memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = memory.trial(TrialState.RUNNING, [0.1] * 500)
+    made: list[int] = []
+    make = SearchDisplay._table
+
+    def counted(display: SearchDisplay) -> Group:
+        made.append(1)
+        return make(display)
+
+    monkeypatch.setattr(SearchDisplay, "_table", counted)
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    with SearchDisplay(study, console, earlier=[], note="") as display:
+        display.started(trial.number, {"loss.margin": 0.25}, 500, resumed=False)
+        epochs(display, trial)
+    assert 0 < len(made) < 50
+    assert "running" in text_of(console), "what is true in the end is shown"

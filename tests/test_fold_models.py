@@ -14,13 +14,14 @@ from raydml.config import ConfigError, ExperimentConfig, Resources
 from raydml.config.grammar import validate
 from raydml.history import read_history
 from raydml.identity import identity_of
-from raydml.training import Run, RunSpec, train
+from raydml.training import Run, RunSpec
 from raydml.tune import _trial_config
 from tests.conftest import changed, study_folder
 from tests.divided_cases import timeless
 from tests.fold_cases import HOST, Memory, Row, on_a_rank
 from tests.ranks import in_groups
 from tests.searches import study_of
+from tests.training_cases import train
 
 FOLDS = (0, 1, 2)
 CASES: dict[str, dict[str, object]] = {

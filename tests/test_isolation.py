@@ -17,7 +17,8 @@ from raydml.config import ExperimentConfig, replace_at
 from raydml.data.entry import sealed
 from raydml.data.opening import fingerprint, open_images
 from raydml.data.subsets import fold_subsets, trainval_subset
-from raydml.training import RunSpec, require_trainable, train
+from raydml.training import RunSpec, require_trainable
+from tests.training_cases import train
 
 
 def garble(config: ExperimentConfig) -> None:

@@ -14,11 +14,12 @@ from raydml import checkpoint
 from raydml.config import ExperimentConfig
 from raydml.epoch import NonFiniteLossError, TrainingLeftError
 from raydml.history import read_history
-from raydml.training import Run, RunSpec, train
+from raydml.training import Run, RunSpec
 from tests.conftest import changed
 from tests.divided_cases import HOST, SEE, Fields, assert_equal_runs, divided, stored, timeless, weights
 from tests.left_cases import Leaver, in_processes, on_a_rank
 from tests.ranks import in_groups
+from tests.training_cases import train
 
 MEMORY: Fields = {"kind": "margin", "learn_beta": "per_class", "memory": {"size": 40}}
 AUGMENT: Fields = {"smallest_crop": 0.5, "flip": 0.5, "brightness": 0.3}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydml import cli, plan, tune
+from raydml.capacity import Capacity
 from raydml.config import ConfigError, SearchConfig
 from raydml.config.grammar import validate
 from tests.command_lines import STUDY
@@ -118,6 +119,23 @@ def test_a_sampler_that_does_not_learn_takes_no_warm_start(sampler: str) -> None
 def test_a_search_has_some_time(hours: float) -> None:
     with pytest.raises(ConfigError, match=r"search\.max_hours: must be greater than 0"):
         study_of(max_hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "num_trials", "allowed", "at_a_time"),
+    [("auto", 25, 25, 8), (3, 25, 3, 3), (100, 25, 25, 8), (1, 25, 1, 1), ("auto", 5, 5, 5), (3, 2, 2, 2)],
+)
+def test_trials_at_a_time_are_allowed_and_fit(chosen: int | str, num_trials: int, allowed: int, at_a_time: int) -> None:
+    study = study_of(max_concurrent=chosen)
+    assert plan.at_most(study.search, num_trials) == allowed
+    assert plan.trials_at_a_time(study, Capacity.single(8, 0), num_trials) == at_a_time
+
+
+def test_of_no_trials_one_is_allowed_and_what_fits_nowhere_is_refused() -> None:
+    study = study_of()
+    assert plan.trials_at_a_time(study, Capacity.single(8, 0), 0) == 1
+    with pytest.raises(ConfigError, match=r"^resources: a trial needs "):
+        plan.trials_at_a_time(study, Capacity.single(0.5, 0), 3)
 
 
 @pytest.mark.parametrize(

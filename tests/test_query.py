@@ -27,9 +27,10 @@ from raydml.query_galleries import EmbeddedGallery, Named, SplitGallery, holds_e
 from raydml.retrieval import QueryGallery
 from raydml.runs import TrainedModel, resolve
 from raydml.subjects import Opened, Subject, subjects_of
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.conftest import tiny_experiment
 from tests.photographs import config_of, make_photographs
+from tests.training_cases import train
 
 DIM = 4
 

@@ -16,8 +16,9 @@ from raydml.config import ConfigError, replace_at
 from raydml.config.grammar import validate
 from raydml.runs import TrainedModel, resolve, resolve_folds
 from raydml.space import Study
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.conftest import tiny_experiment
+from tests.training_cases import train
 
 Place = Callable[..., Path]
 

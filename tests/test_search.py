@@ -92,6 +92,24 @@ def test_a_search_that_is_out_of_time_goes_on_as_if_nothing_had_happened(tmp_pat
     assert outcome(again.memory) == outcome(undisturbed.memory)
 
 
+@pytest.mark.parametrize("result", [None, {"news": "", "training_iteration": 0}], ids=["inline", "a group"])
+def test_who_waits_for_a_machine_when_time_is_up_goes_on_with_the_next_driver(
+    tmp_path: Path, result: dict[str, object] | None
+) -> None:
+    driver = Driver(study_of(num_trials=2), tmp_path / "journal", num_epochs=1)
+    driver.searcher.suggest("a")
+    driver._epochs_left = 0
+    assert driver.searcher.stop("a", result or {})
+    driver.searcher.on_trial_complete("a", result)
+    [waiting] = driver.memory.get_trials()
+    assert (waiting.state, waiting.intermediate_values) == (TrialState.RUNNING, {})
+    assert driver.listener.waiting == [(0, None)]
+    again = Driver(study_of(num_trials=2), tmp_path / "journal")
+    again.run()
+    assert again.listener.resumed == [0]
+    assert [trial.state for trial in again.memory.get_trials()] == [TrialState.COMPLETE] * 2
+
+
 def test_a_trial_out_of_time_is_neither_pruned_nor_complete(tmp_path: Path) -> None:
     driver = Driver(study_of(), tmp_path / "journal", num_epochs=6)
     driver.run()

@@ -24,7 +24,8 @@ from raydml.history import read_history
 from raydml.metrics import retrieval_metrics
 from raydml.model_training import ModelTraining, data_shape, input_size
 from raydml.splits import Indices
-from raydml.training import Run, RunSpec, final_metrics, require_trainable, train
+from raydml.training import Run, RunSpec, final_metrics, require_trainable
+from tests.training_cases import train
 
 HOST = torch.device("cpu")
 

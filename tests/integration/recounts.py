@@ -12,8 +12,9 @@ import torch
 
 from raydml import yamlfile
 from raydml.config import parse
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.integration.studies import without_times
+from tests.training_cases import train
 
 
 class _FarEnoughError(Exception):

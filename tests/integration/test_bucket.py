@@ -26,9 +26,9 @@ from raydml.shards import read_columns
 from raydml.splits import Indices
 from raydml.stored import open_stored, read_rows
 from raydml.train import fit, run_spec
-from raydml.training import train
 from tests.image_tables import SIZE, WRITERS, colour_of, csv_config, parquet_config, pictures, table_of
 from tests.integration.buckets import SECRET, Bucket, serving
+from tests.training_cases import train
 
 IMAGES = pictures()
 # Of names that a URI must escape.

@@ -24,11 +24,12 @@ from raydml.embedding import embed_subset
 from raydml.embedding_files import as_matrix
 from raydml.session import joining
 from raydml.subjects import Opened, Subject, subjects_of
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.conftest import changed, tiny_experiment
 from tests.image_tables import write_csv
 from tests.integration.studies import run_here, wait_for
 from tests.photographs import SIZE, make_photographs
+from tests.training_cases import train
 from tests.written import read_embeddings
 
 pytestmark = pytest.mark.usefixtures("ray_here")

@@ -18,10 +18,11 @@ from raydml.data.opening import open_images
 from raydml.evaluate import evaluate
 from raydml.looks import looks_of
 from raydml.retrieval import _draws
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.image_trees import INSHOP_TEST, VEHICLE_LISTS, VEHICLE_TEST, make_inshop, make_vehicleid
 from tests.integration.studies import run_here
 from tests.retrieval_oracles import Row, by_draws, by_roles, mean_of
+from tests.training_cases import train
 from tests.written import read_embeddings, read_roles
 
 # On one worker: what its tests share takes a minute to make.

@@ -25,9 +25,10 @@ from raydml.looks import looks_of
 from raydml.metrics import retrieval_metrics
 from raydml.session import joining
 from raydml.splits import Indices
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.conftest import changed, tiny_experiment
 from tests.integration.studies import command, run_here
+from tests.training_cases import train
 from tests.written import read_embeddings
 
 pytestmark = pytest.mark.usefixtures("ray_here")

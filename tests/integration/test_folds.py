@@ -12,10 +12,11 @@ import torch
 from raydml.capacity import Worker
 from raydml.recorded import Task
 from raydml.space import read
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from raydml.workers import WorkerGroup
 from tests.fold_cases import Memory
 from tests.integration.studies import write_study
+from tests.training_cases import train
 
 Values = dict[str, object]
 
@@ -42,7 +43,7 @@ def test_one_of_two_workers_runs_out_and_the_group_starts_again(tmp_path: Path, 
     train(RunSpec(base, tmp_path / "plain", folds=(0, 1)), device=torch.device("cpu"), report=rows.append)
     spec = ShortOfMemory(base, tmp_path / "run", folds=(0, 1))
     group = WorkerGroup(Task(spec, {}, Worker(1.0, 0.0)), num_workers=2, max_failures=1)
-    reported = list(group.reports())
+    reported = list(group.epochs())
     group.close()
     assert (spec.directory / ".one_fold_at_a_time").exists()
     for ours, theirs in zip(reported, rows, strict=True):

@@ -19,10 +19,11 @@ from raydml.history import read_history
 from raydml.recorded import Task
 from raydml.session import import_ray
 from raydml.space import read
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from raydml.tune import search
 from raydml.workers import WorkerGroup
 from tests.integration.studies import command, curves_of, environment, run, run_here, trials_of, wait_for, write_study
+from tests.training_cases import train
 
 TWO_WORKERS = "resources.workers_per_trial=2"
 
@@ -107,7 +108,7 @@ def test_a_group_is_stopped_in_the_middle_and_frees_its_cpus(tmp_path: Path, cac
     group = WorkerGroup(
         Task(RunSpec(study.base, tmp_path / "run"), {}, Worker(1.0, 0.0)), num_workers=2, max_failures=0
     )
-    reports = group.reports()
+    reports = group.epochs()
     assert next(reports)["epoch"] == 1
     group.close()
     ray = import_ray()
@@ -152,7 +153,7 @@ def test_training_code_is_the_same_without_ray_and_reports_wait_for_a_late_reade
         Task(RunSpec(study.base, tmp_path / "ray"), {}, Worker(1.0, 0.0)), num_workers=2, max_failures=0
     )
     wait_for(lambda: not group._thread.is_alive())
-    reported = list(group.reports())
+    reported = list(group.epochs())
     group.close()
     for a, b in zip(rows, reported, strict=True):
         assert {k: v for k, v in a.items() if k != "seconds"} == pytest.approx(

@@ -14,10 +14,11 @@ from raydml.history import read_history
 from raydml.notice import Goes, Raylet, drained, raylet_of
 from raydml.record import trial_directory
 from raydml.space import read
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.divided_cases import timeless
 from tests.integration.clusters import LocalCluster, cluster
 from tests.integration.studies import trials_of, wait_for, write_study
+from tests.training_cases import train
 
 OVERRIDES = ["search.num_trials=1", "search.max_concurrent=1", "training.num_epochs=2", "training.steps_per_epoch=600"]
 

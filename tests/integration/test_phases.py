@@ -18,8 +18,9 @@ import torch
 from raydml import yamlfile
 from raydml.config import parse
 from raydml.history import read_history
-from raydml.training import RunSpec, train
+from raydml.training import RunSpec
 from tests.integration.studies import command, environment, outcome, run, run_here, trials_of, wait_for, write_study
+from tests.training_cases import train
 
 OPTIONS = (
     "protocol={preset: honest, folds_run: 2, confirm: {top: 1, seeds: 2}, final: {seeds: 2}}",
