@@ -99,7 +99,7 @@ def outcome(study_folder: Path) -> list[tuple[object, ...]]:
     ]
 
 
-def wait_for(condition: Callable[[], bool], *, timeout: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], *, timeout: float = 240) -> None:
     """Waits for something a process does; fails the test where it never happens."""
     deadline = time.monotonic() + timeout
     while True:

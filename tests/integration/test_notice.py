@@ -44,6 +44,7 @@ def raylet_above(process: psutil.Process) -> Raylet:
     return raylet
 
 
+@pytest.mark.endurance
 def test_a_trial_leaves_a_machine_that_drains_in_mid_epoch_and_goes_on_on_another(
     here: LocalCluster, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,8 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,17 @@ def start(path: Path, *overrides: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+@contextmanager
+def killed_behind(path: Path, *overrides: str) -> Iterator[None]:
+    """A search in the background, killed at the end of the block, whatever happened there."""
+    driver = start(path, *overrides)
+    try:
+        yield
+    finally:
+        driver.kill()
+        driver.wait()
 
 
 def epochs_of(folder: Path, trial: int) -> int:
@@ -76,10 +88,8 @@ def test_a_killed_driver_leaves_the_outcome_of_an_undisturbed_search(
 ) -> None:
     path = write_study(tmp_path, cache)
     folder = tmp_path / "runs" / "small"
-    driver = start(path)
-    wait_for(lambda: moment(folder))
-    driver.kill()
-    driver.wait()
+    with killed_behind(path):
+        wait_for(lambda: moment(folder))
     states = [trial.state for trial in trials_of(folder)]
     ended, was_running = sum(state.is_finished() for state in states), TrialState.RUNNING in states
     assert ended < 6, "it was killed before its end"
@@ -101,10 +111,8 @@ def test_a_killed_search_goes_on_with_every_sampler(tmp_path: Path, cache: Path,
     for name in ("killed", "undisturbed"):
         (tmp_path / name).mkdir()
     killed, undisturbed = (tmp_path / name / "runs" / "small" for name in ("killed", "undisturbed"))
-    driver = start(write_study(tmp_path / "killed", cache), *options)
-    wait_for(lambda: epochs_of(killed, 8) >= 1)
-    driver.kill()
-    driver.wait()
+    with killed_behind(write_study(tmp_path / "killed", cache), *options):
+        wait_for(lambda: epochs_of(killed, 8) >= 1)
     assert Clock(killed / "clock.json").seconds() > 0.0, "the time until the kill counts"
     for name in ("killed", "undisturbed"):
         process = run_here("tune", write_study(tmp_path / name, cache), *options)
