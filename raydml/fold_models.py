@@ -13,12 +13,18 @@ from raydml.distributed import barrier, rank, world_size
 from raydml.model_training import ModelTraining
 
 _LOGGER = logging.getLogger(__name__)
-_MARKER = ".one_fold_at_a_time"
+# Not hidden: it is stored with the run.
+_MARKER = "one_fold_at_a_time"
 _FROM_NOW_ON = "going on with one fold at a time, as resources.folds_at_a_time=1 does from the beginning"
 
 
 class FoldsDoNotFitError(RuntimeError):
     """One of several workers ran out of memory with several folds in it; started again, they go on one by one."""
+
+
+def mark_too_large(directory: Path) -> None:
+    """Notes in a run's folder that several of its folds do not fit into the memory of its workers."""
+    (directory / _MARKER).touch()
 
 
 class FoldModels:
@@ -103,7 +109,7 @@ class FoldModels:
 
     def _give_up(self, error: Exception) -> None:
         """Others may wait in a collective that this rank will not enter: only a new group of workers can agree."""
-        (self._directory / _MARKER).touch()
+        mark_too_large(self._directory)
         raise FoldsDoNotFitError(
             f"worker {rank()} of {world_size()} is out of GPU memory with {self._room} folds; workers that start again "
             "go on with one fold at a time, as resources.folds_at_a_time=1 does from the beginning"

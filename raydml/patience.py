@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from raydml.config import ConfigError
+
 T = TypeVar("T")
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
@@ -50,7 +52,7 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
 
     def asked(self, question: Callable[[], T], *, where: str, answers: bool = True) -> T:
-        """The answer. Raises StorageError naming `where` when patience ends; FileNotFoundError is an answer.
+        """The answer. Raises StorageError naming `where` when patience ends; FileNotFoundError and ConfigError are one.
 
         `answers`: whether only the storage can have given it.
         """
@@ -58,7 +60,7 @@ class Patience:
         while True:
             try:
                 found = question()
-            except FileNotFoundError:
+            except (FileNotFoundError, ConfigError):
                 raise
             except (OSError, ValueError, ImportError) as error:
                 reason = " ".join(str(error).split())

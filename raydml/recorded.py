@@ -7,24 +7,29 @@ is stored before anybody hears of it. What a process that died had not stored ne
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from raydml import tensorboard
 from raydml.capacity import Worker
 from raydml.config import Scalar
+from raydml.data.files import Files
 from raydml.distributed import barrier, rank
 from raydml.epoch import Leave, TrainingLeftError, stay
+from raydml.fold_models import FoldsDoNotFitError, mark_too_large
 from raydml.history import read_history
-from raydml.patience import StorageError
+from raydml.patience import Patience, StorageError
 from raydml.scratch import Scratch
 from raydml.storage import RemoteFolder
 from raydml.training import Run, RunSpec
 
 _LOGGER = logging.getLogger(__name__)
+# For what costs no epoch, behind which others wait for this process.
+_SHORT_PATIENCE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class RecordedRun:
         """Opens data and checkpoints. Raises ConfigError as `Run`, and StorageError."""
         self._task = task
         self._scratch = Scratch() if task.uri is not None else None
+        self._patience = Patience()
         self._remote: RemoteFolder | None = None
         self._run: Run | None = None
         self._curves: tensorboard.Curves | None = None
@@ -53,7 +59,8 @@ class RecordedRun:
             spec = task.spec if self._scratch is None else self._taken_over(self._scratch)
             self._num_stored = len(read_history(spec.directory))
             self._run = Run(spec, device=device, leave=leave)
-        except BaseException:
+        except BaseException as error:
+            self._note(error)
             self.close(failed=True)
             raise
 
@@ -61,7 +68,7 @@ class RecordedRun:
         assert self._task.uri is not None
         # The name of the folder is the name of the run in TensorBoard.
         folder = scratch.folder / self._task.spec.directory.name
-        self._remote = RemoteFolder(self._task.uri, folder)
+        self._remote = RemoteFolder(self._task.uri, folder, patience=self._patience)
         if rank() == 0:
             # One that was lost may live on for a while: what it still stored would differ from what others took over.
             self._remote.take_over()
@@ -89,6 +96,9 @@ class RecordedRun:
             if self._remote is not None and rank() == 0:
                 self._remote.push()
             raise
+        except FoldsDoNotFitError as error:
+            self._note(error)
+            raise
         if row is None or rank() != 0:
             return row
         if self._curves is None:
@@ -107,6 +117,8 @@ class RecordedRun:
         if self._run is not None:
             self._run.close()
         try:
+            # It may be the storage that has just failed for long.
+            self._patience.seconds = _SHORT_PATIENCE_S
             if self._remote is not None and ending:
                 self._remote.push()
         except StorageError as error:
@@ -115,6 +127,11 @@ class RecordedRun:
             if self._scratch is not None:
                 self._scratch.remove()
         self._run = self._remote = self._scratch = None
+
+    def _note(self, error: BaseException) -> None:
+        """Whatever rank ran out of memory, the next group of workers finds it in the folder that it takes over."""
+        if isinstance(error, FoldsDoNotFitError) and self._task.uri is not None:
+            _add(self._task.uri, mark_too_large, "that its folds do not fit into memory together")
 
     def _end_curves(self, *, failed: bool) -> None:
         if self._curves is not None:
@@ -139,13 +156,18 @@ def end_curves(task: Task, *, failed: bool) -> None:
     if task.uri is None:
         tensorboard.write_end(task.spec.directory, failed=failed)
         return
+    _add(task.uri, lambda folder: tensorboard.write_end(folder, failed=failed), "the end of the curves")
+
+
+def _add(uri: str, write: Callable[[Path], None], what: str) -> None:
+    """Adds files to a stored run, whoever wrote it last. Raises nothing."""
     scratch = Scratch()
     try:
-        remote = RemoteFolder(task.uri, scratch.folder)
+        remote = RemoteFolder(uri, scratch.folder, patience=Patience(_SHORT_PATIENCE_S))
         remote.compare()
-        tensorboard.write_end(scratch.folder, failed=failed)
+        write(scratch.folder)
         remote.push()
     except StorageError as error:
-        _LOGGER.warning("the end of the curves is not stored: %s", error)
+        _LOGGER.warning("%s: %s is not stored: %s", Files(uri).named(), what, error)
     finally:
         scratch.remove()

@@ -3,7 +3,7 @@
 An object store renames nothing and locks nothing. So a snapshot is a list, `snapshot.json`, which is written last and
 at once: it names the object of every file, with its size and digest. No object that a list names is overwritten: a file
 that has changed becomes a new one, and the old one goes when the list no longer needs it. Whatever dies when, a reader
-finds a whole snapshot.
+finds a whole snapshot; what a killed push had stored by then goes with the first push of whoever goes on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from pyarrow import fs
 
 from raydml.config import ConfigError
 from raydml.data.files import Files, Root, open_store
+from raydml.folder_files import Choice, digest_of, files_in, none
 from raydml.inside import require_safe
 from raydml.patience import Patience, TakenOverError
 from raydml.snapshot import NOTHING, Entry, Snapshot, parsed, written
@@ -28,16 +30,10 @@ from raydml.snapshot import NOTHING, Entry, Snapshot, parsed, written
 T = TypeVar("T")
 
 LIST = "snapshot.json"
+# What `_store` names an object, and what one is called while it is written to a disk.
+_OBJECT = re.compile(r".+(~[0-9a-f]{8}-[0-9]+|\.[0-9a-f]{8}\.part)")
 _AT_A_TIME = 16 * 2**20
 _REQUESTS = 8
-
-Choice = Callable[[str], bool]
-"""Which files, by relative posix path."""
-
-
-def _none(path: str) -> bool:
-    del path
-    return False
 
 
 class RemoteFolder:
@@ -46,8 +42,8 @@ class RemoteFolder:
     Hidden files and folders, such as locks, are no part of a snapshot.
     """
 
-    def __init__(self, uri: str, folder: Path, *, elsewhere: Choice = _none, patience: Patience | None = None) -> None:
-        """`elsewhere` tells files of the folder that have a snapshot of their own.
+    def __init__(self, uri: str, folder: Path, *, elsewhere: Choice = none, patience: Patience | None = None) -> None:
+        """`elsewhere` tells files of the folder that have a snapshot of their own: any of a folder, all of it.
 
         `patience` is how long a storage that does not answer is asked again; by default some minutes.
         """
@@ -60,10 +56,13 @@ class RemoteFolder:
         )
         self._writer = uuid.uuid4().hex[:8]
         self._snapshot = NOTHING
+        self._num_pushes = 0
+        # Whether pushes that were killed may have left objects which no list names.
+        self._untidy = False
         # What a file was like when it was last the same here and there.
         self._known: dict[str, tuple[int, int]] = {}
 
-    def pull(self, *, skip: Choice = _none) -> bool:
+    def pull(self, *, skip: Choice = none) -> bool:
         """Makes the folder what the newest snapshot says, but for what is skipped; whether there is one.
 
         Files that are not in it are removed: where a process was killed the storage is right, not the disk. Raises
@@ -94,7 +93,7 @@ class RemoteFolder:
         """
         self._snapshot = self._newest()
         files, found = self._snapshot.files, self._found()
-        same = {path for path in found if path in files and _digest_of(self.folder / path) == files[path].digest}
+        same = {path for path in found if path in files and digest_of(self.folder / path) == files[path].digest}
         self._known = {path: found[path] for path in same}
 
     def push(self) -> None:
@@ -107,30 +106,36 @@ class RemoteFolder:
         gone = {path for path in self._snapshot.files if path in self._known and path not in found}
         if not changed and not gone:
             return
-        self._require_mine()
-        number = self._snapshot.number + 1
+        self._mine(self._newest())
+        # Listed before the last look at the list: another writer stores nothing before the list is his.
+        left = self._objects_beside((*found, *self._snapshot.files)) if self._untidy else set()
+        self._untidy, self._num_pushes = True, self._num_pushes + 1
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            stored = dict(zip(changed, pool.map(lambda path: self._store(path, number), changed), strict=True))
-        # Again: large files take a while.
-        self._require_mine()
-        files = {path: entry for path, entry in self._snapshot.files.items() if path not in gone}
-        self._replace_list(files | stored)
+            stored = dict(zip(changed, pool.map(self._store, changed), strict=True))
+        self._replace_list(
+            lambda newest: {path: e for path, e in self._mine(newest).files.items() if path not in gone} | stored, left
+        )
+        self._untidy = False
         self._known = {path: stamp for path, stamp in found.items() if path in self._snapshot.files}
 
     def take_over(self) -> None:
         """As `pull`; and who wrote here before writes no more: his next `push` tells him."""
-        self.pull()
-        while self._newest() != self._snapshot:
-            self.pull()
-        self._replace_list(self._snapshot.files)
+        while True:
+            self._untidy = self.pull()
+            # He may have stored something since.
+            with contextlib.suppress(TakenOverError):
+                return self._replace_list(lambda newest: self._mine(newest).files)
 
     def drop(self, dropped: Choice) -> None:
         """Removes files from the newest snapshot, whoever wrote it, whatever the folder has. Raises StorageError."""
+
+        def files(newest: Snapshot) -> dict[str, Entry]:
+            return {path: entry for path, entry in newest.files.items() if not dropped(path)}
+
         self._snapshot = self._newest()
-        kept = {path: entry for path, entry in self._snapshot.files.items() if not dropped(path)}
-        if kept != self._snapshot.files:
-            self._replace_list(kept)
-        self._known = {path: stamp for path, stamp in self._known.items() if path in kept}
+        if files(self._snapshot) != self._snapshot.files:
+            self._replace_list(files)
+        self._known = {path: stamp for path, stamp in self._known.items() if path in self._snapshot.files}
 
     def stored(self) -> frozenset[str]:
         """Files of the newest snapshot; none where there is none. Raises StorageError."""
@@ -152,33 +157,53 @@ class RemoteFolder:
         """The URI of a file, for a message: without options."""
         return Files(self.uri).named(path)
 
-    def _require_mine(self) -> None:
-        newest = self._newest()
-        if newest.writer != self._writer and (newest.writer, newest.number) != self._snapshot[:2]:
+    def _mine(self, newest: Snapshot) -> Snapshot:
+        """The same; TakenOverError where it is another writer's, but for the one that this process goes on from."""
+        if newest.writer != self._writer and newest[:2] != self._snapshot[:2]:
             raise TakenOverError(f"{self.named()}: another process has gone on with this; this one ends")
+        return newest
 
     def _newest(self) -> Snapshot:
-        def content() -> bytes | None:
-            try:
-                with self._filesystem.open_input_stream(self._full(LIST)) as file:
-                    data: bytes = file.read()
-            except FileNotFoundError:
-                return None
-            return data
+        return self._asked(self._read)
 
-        data = self._asked(content)
-        return NOTHING if data is None else parsed(data, self.named(LIST))
+    def _read(self) -> Snapshot:
+        try:
+            with self._filesystem.open_input_stream(self._full(LIST)) as file:
+                return parsed(file.read(), self.named(LIST))
+        except FileNotFoundError:
+            return NOTHING
 
-    def _replace_list(self, files: dict[str, Entry]) -> None:
-        before, number = self._snapshot.files, self._snapshot.number + 1
-        snapshot = Snapshot(self._writer, number, files)
-        self._asked(lambda: self._write(LIST, [written(snapshot)]))
-        self._snapshot = snapshot
-        needed = {entry.key for entry in files.values()}
-        self._remove(entry.key for entry in before.values() if entry.key not in needed)
+    def _replace_list(self, files: Callable[[Snapshot], dict[str, Entry]], left: Iterable[str] = ()) -> None:
+        """Writes the list of what `files` makes of the newest one, and removes what it no longer names, `left` too.
 
-    def _store(self, path: str, number: int) -> Entry:
-        key = f"{path}~{self._writer}-{number}"
+        The newest is read before every attempt: while one fails, for minutes, another process may go on.
+        """
+        known = {*left, *_keys(self._snapshot)}
+
+        def replaced() -> Snapshot:
+            newest = self._read()
+            known.update(_keys(newest))
+            snapshot = Snapshot(self._writer, newest.number + 1, files(newest))
+            self._write(LIST, [written(snapshot)])
+            return snapshot
+
+        self._snapshot = self._asked(replaced)
+        self._remove(known - _keys(self._snapshot))
+
+    def _objects_beside(self, paths: Iterable[str]) -> set[str]:
+        """Keys of all objects in the folders of some files, whoever stored them: what others put there has no such."""
+
+        def listed(folder: str) -> set[str]:
+            selector = fs.FileSelector(self._full(folder).rstrip("/"), allow_not_found=True)
+            names = {i.base_name for i in self._filesystem.get_file_info(selector) if i.type == fs.FileType.File}
+            return {f"{folder}/{name}".lstrip("/") for name in names if _OBJECT.fullmatch(name)}
+
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            folders = {path.rpartition("/")[0] for path in paths}
+            return set().union(*pool.map(lambda folder: self._asked(lambda: listed(folder)), folders))
+
+    def _store(self, path: str) -> Entry:
+        key = f"{path}~{self._writer}-{self._num_pushes}"
 
         def stored() -> Entry:
             digest, num_bytes = hashlib.blake2b(digest_size=16), 0
@@ -211,7 +236,7 @@ class RemoteFolder:
 
     def _fetch(self, path: str, entry: Entry) -> None:
         target = self.folder / path
-        if target.is_file() and _digest_of(target) == entry.digest:
+        if target.is_file() and digest_of(target) == entry.digest:
             return
 
         def fetched() -> None:
@@ -223,7 +248,7 @@ class RemoteFolder:
             beside.replace(target)
 
         self._asked(fetched)
-        if _digest_of(target) != entry.digest:
+        if digest_of(target) != entry.digest:
             target.unlink()
             raise ConfigError(f"{self.named(entry.key)}: is not what was stored: its digest is another")
 
@@ -236,15 +261,7 @@ class RemoteFolder:
             list(pool.map(lambda key: self._asked(lambda: removed(key)), keys))
 
     def _found(self) -> dict[str, tuple[int, int]]:
-        """Size and time of every file of the folder that is not hidden."""
-        found: dict[str, tuple[int, int]] = {}
-        for path in self.folder.rglob("*"):
-            relative = path.relative_to(self.folder).as_posix()
-            hidden = any(part.startswith(".") for part in relative.split("/"))
-            if not hidden and not self._elsewhere(relative) and path.is_file():
-                stat = path.stat()
-                found[relative] = (stat.st_size, stat.st_mtime_ns)
-        return found
+        return files_in(self.folder, but=self._elsewhere)
 
     def _full(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{key}"
@@ -274,6 +291,5 @@ def snapshots_below(uri: str, *, patience: Patience | None = None) -> list[str]:
     return (patience or Patience()).asked(names, where=Files(uri).named())
 
 
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def _keys(snapshot: Snapshot) -> set[str]:
+    return {entry.key for entry in snapshot.files.values()}

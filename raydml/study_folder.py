@@ -19,10 +19,11 @@ from raydml import checkpoint
 from raydml.config import ConfigError
 from raydml.config.places import resolved_storage
 from raydml.data.files import Files
+from raydml.folder_files import Choice, none
 from raydml.layout import EVALUATION, REPORT, added_later, in_checkpoint, of_others
 from raydml.patience import Patience
 from raydml.scratch import Scratch
-from raydml.storage import Choice, RemoteFolder, below, snapshots_below
+from raydml.storage import RemoteFolder, below, snapshots_below
 from raydml.stored_looks import gather_looks, new_piece
 
 # The epochs of trials are stored by the trials: what the driver has of them may wait.
@@ -141,7 +142,7 @@ class StudyFolder:
         """Takes over what the process that trained a run stored; its checkpoints only with `models`."""
         if (uri := self.uri_of(run)) is not None:
             remote = RemoteFolder(uri, run, elsewhere=added_later)
-            remote.pull(skip=_nothing if models else in_checkpoint)
+            remote.pull(skip=none if models else in_checkpoint)
             (self._with_models.add if remote.holds_any(in_checkpoint) else self._with_models.discard)(run)
 
     def keep(self, run: Path) -> None:
@@ -194,8 +195,3 @@ def _compared(uri: str, run: Path) -> RemoteFolder:
     remote = RemoteFolder(uri, run, elsewhere=added_later)
     remote.compare()
     return remote
-
-
-def _nothing(path: str) -> bool:
-    del path
-    return False

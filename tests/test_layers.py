@@ -19,7 +19,7 @@ LAYERS = (
     (
         *("config", "space", "overrides", "yamlfile", "splits", "seeds", "atomic", "capacity", "budget", "caveats"),
         *("history", "jsonfile", "objectives", "price", "looks", "inside", "patience", "scratch", "waiting"),
-        *("failures", "notice", "layout", "stored_looks"),
+        *("failures", "notice", "layout", "stored_looks", "folder_files"),
     ),
     (
         *("distances", "distributed", "models", "neighbors", "per_query", "kmeans", "data", "embedding_files"),

@@ -62,7 +62,7 @@ def test_who_takes_over_gets_all_and_the_one_before_writes_no_more(
 ) -> None:
     """Also where the one before, which was thought dead, stores something at the last moment."""
     lost = stored(store, tmp_path / "lost")
-    found, usual, looks = remote(store, tmp_path / "found"), RemoteFolder._newest, list[int]()
+    found, usual, looks = remote(store, tmp_path / "found"), RemoteFolder._read, list[int]()
 
     def at_the_last_moment(self: RemoteFolder) -> object:
         if self is found:
@@ -72,7 +72,7 @@ def test_who_takes_over_gets_all_and_the_one_before_writes_no_more(
                 lost.push()
         return usual(self)
 
-    monkeypatch.setattr(RemoteFolder, "_newest", at_the_last_moment)
+    monkeypatch.setattr(RemoteFolder, "_read", at_the_last_moment)
     found.take_over()
     assert files_of(tmp_path / "found") == {**FILES, "metrics.jsonl": "1\n2\n"}
     write(tmp_path / "lost", {"metrics.jsonl": "1\n2\n3\n"})
@@ -90,10 +90,10 @@ def test_who_is_overtaken_while_it_stores_does_not_write_the_list(
     lost, found = stored(store, tmp_path / "lost"), remote(store, tmp_path / "found")
     usual = RemoteFolder._store
 
-    def slowly(self: RemoteFolder, path: str, number: int) -> object:
+    def slowly(self: RemoteFolder, path: str) -> object:
         if self is lost:
             found.take_over()
-        return usual(self, path, number)
+        return usual(self, path)
 
     monkeypatch.setattr(RemoteFolder, "_store", slowly)
     write(tmp_path / "lost", {"metrics.jsonl": "1\n2\n"})

@@ -35,7 +35,6 @@ def _arrived(values: Values) -> RunSpec:
 
 
 @pytest.mark.endurance
-@pytest.mark.endurance
 @pytest.mark.usefixtures("ray_here")
 def test_one_of_two_workers_runs_out_and_the_group_starts_again(tmp_path: Path, cache: Path) -> None:
     base = read(write_study(tmp_path, cache), ["training.precision=float64", "training.num_epochs=2"]).base
@@ -45,6 +44,6 @@ def test_one_of_two_workers_runs_out_and_the_group_starts_again(tmp_path: Path, 
     group = WorkerGroup(Task(spec, {}, Worker(1.0, 0.0)), num_workers=2, max_failures=1)
     reported = list(group.epochs())
     group.close()
-    assert (spec.directory / ".one_fold_at_a_time").exists()
+    assert (spec.directory / "one_fold_at_a_time").exists()
     for ours, theirs in zip(reported, rows, strict=True):
         assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, rel=1e-8)

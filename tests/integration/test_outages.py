@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,10 +12,22 @@ import pytest
 from pyarrow import fs
 
 from raydml.fetching import fetch
+from raydml.layout import of_others
+from raydml.storage import RemoteFolder
 from tests.integration.buckets import Bucket
 from tests.integration.conftest import FinishedSearch
 from tests.integration.gates import Gate, Shut
-from tests.integration.studies import command, curves_of, environment, outcome, run_here, wait_for, write_study
+from tests.integration.studies import (
+    command,
+    curves_of,
+    environment,
+    outcome,
+    run_here,
+    trials_of,
+    wait_for,
+    write_study,
+)
+from tests.photographs import make_photographs
 
 
 def uri_through(gate: Gate, bucket: Bucket, path: str) -> str:
@@ -75,8 +89,10 @@ def test_a_storage_that_fails_twice_for_half_a_minute(
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_the_commands_take_what_lies_in_the_bucket(bucket: Bucket, tmp_path: Path, cache: Path) -> None:
-    """Train, evaluate on the test classes, report and fetch: each on what the one before has stored."""
+def test_the_commands_take_what_lies_in_the_bucket(
+    bucket: Bucket, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train, evaluate on the test classes, report, fetch, embed and query: each on what the one before has stored."""
     path = write_study(tmp_path, cache)
     trained = run_here("train", path, f"storage={bucket.uri('trained')}", "training.num_epochs=1")
     assert trained.returncode == 0, trained.stderr
@@ -93,3 +109,26 @@ def test_the_commands_take_what_lies_in_the_bucket(bucket: Bucket, tmp_path: Pat
     [metrics] = (tmp_path / "here").glob("train/*/evaluation/test/metrics.json")
     assert len((tmp_path / "here" / "test_looks.jsonl").read_text("utf-8").splitlines()) == 1
     assert metrics.parents[2].name in (tmp_path / "here" / "report" / "report.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    photographs = make_photographs(tmp_path / "birds", num_classes=3, per_class=2)
+    embedded = run_here("embed", study, photographs)
+    assert embedded.returncode == 0, embedded.stderr
+    [embeddings] = re.findall(r"^written: s3://data/(trained/small/train/\w+/embeddings/birds)$", embedded.stdout, re.M)
+    queried = run_here("evaluate", study, "--query", photographs, "--among", bucket.uri(embeddings), "neighbors=1")
+    assert queried.returncode == 0, queried.stderr
+    assert "1.000 class01/1.jpg (class01)" in queried.stdout
+    assert (tmp_path / "queries" / "birds" / "neighbors.png").exists()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_search_learns_from_a_study_in_the_bucket(finished: FinishedSearch, bucket: Bucket, tmp_path: Path) -> None:
+    earlier = bucket.uri("earlier/small")
+    RemoteFolder(earlier, finished.folder, elsewhere=of_others).push()
+    few = ("search.num_trials=1", f"storage={tmp_path}", f"search.warm_start=['{earlier}']")
+    process = run_here("tune", finished.path, *few)
+    assert process.returncode == 0, process.stderr
+    assert "warm start: 6 trials of s3://data/earlier/small" in process.stdout
+    kept = json.loads((tmp_path / "small" / "warm_start.json").read_text("utf-8"))
+    assert list(kept) == ["s3://data/earlier/small"]
+    known = [trial.values for trial in trials_of(finished.folder)]
+    assert [[entry["value"]] for entry in kept["s3://data/earlier/small"]] == known
