@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raydml.config import ConfigError
@@ -23,10 +23,8 @@ def make_folder(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes or replaces a file; a crash leaves the old one or the new one, never a part."""
-    with replaced_file(path) as beside, beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with replaced_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -41,6 +39,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
+        _sync(beside)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -52,7 +51,8 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     """A fresh folder to fill, which takes the place of `path` at the end; on an error `path` stays as it was.
 
     A folder cannot be renamed onto another one that holds files, so for an instant the old one is called
-    `<name>.previous`: `settled` puts it back where a crash fell into that instant.
+    `<name>.previous`: `settled` puts it back where a crash fell into that instant. What was written is on the disk
+    before the old folder goes: a machine that loses its power would else have new names, and nothing in the files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
@@ -61,6 +61,8 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
+        for written in (*beside.rglob("*"), beside):
+            _sync(written)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -69,6 +71,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     if path.exists():
         path.rename(previous)
     beside.rename(path)
+    _sync(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -76,8 +79,18 @@ def settled(path: Path) -> Path:
     """`path`, restored from its predecessor where a crash interrupted `replaced_directory` between two renames."""
     previous = _previous(path)
     if not path.exists() and previous.exists():
-        previous.rename(path)
+        # Of several workers that start at once another one may have been first.
+        with suppress(FileNotFoundError):
+            previous.rename(path)
     return path
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _previous(path: Path) -> Path:

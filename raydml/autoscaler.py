@@ -22,6 +22,7 @@ from raydml.capacity import Machine, NodeType
 _RECENT_S = 900.0
 _LONGEST_REASON = 200
 _TIMEOUT_S = 5
+_ANY_NUMBER = 10**6
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -50,8 +51,8 @@ def of_config(config: Mapping[str, Any]) -> Growth:
     head = config.get("head_node_type")
     types = []
     for name, kind in config.get("available_node_types", {}).items():
-        number = kind.get("max_workers", 0 if name == head else most)
-        types.append(NodeType(name, machine_of(kind.get("resources", {})), int(number)))
+        number = kind.get("max_workers", 0 if name == head else min(most, _ANY_NUMBER))
+        types.append(NodeType(name, machine_of(kind.get("resources") or {}), int(number)))
     return Growth(tuple(kind for kind in types if kind.most > 0), float(most))
 
 
@@ -67,7 +68,7 @@ def of_reported(config: Any) -> Growth | None:  # noqa: ANN401
         return None
     # -1 stands for any number.
     types = tuple(
-        NodeType(kind.name, machine_of(kind.resources), kind.max_count if kind.max_count >= 0 else 10**6)
+        NodeType(kind.name, machine_of(kind.resources), kind.max_count if kind.max_count >= 0 else _ANY_NUMBER)
         for kind in config.node_group_configs
         if kind.max_count != 0
     )
@@ -78,7 +79,8 @@ def _configurations() -> Iterator[Mapping[str, Any]]:
     import ray
 
     for path in monitors_files(ray.get_runtime_context().gcs_address):
-        if path.is_file():
+        # Of a Ray that another user started it may not be read.
+        if os.access(path, os.R_OK):
             yield yamlfile.load(path)
     if found := kuberay():
         yield found

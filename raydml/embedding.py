@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -138,7 +139,7 @@ def embed_subset(
 
 def _fill(
     folder: BlockFolder,
-    embedded: Iterator[EmbeddedBlock],
+    embedded: Generator[EmbeddedBlock, None, None],
     table_of: Callable[[EmbeddedBlock], pa.Table],
     progress: Progress | None,
 ) -> None:
@@ -148,10 +149,12 @@ def _fill(
         return
     if progress is not None:
         progress(folder.num_done, folder.num_images)
-    for block in embedded:
-        folder.write(block.number, table_of(block), block.unreadable)
-        if progress is not None:
-            progress(folder.num_done, folder.num_images)
+    # Whoever keeps the error of a block that cannot be written would keep the actors too.
+    with closing(embedded):
+        for block in embedded:
+            folder.write(block.number, table_of(block), block.unreadable)
+            if progress is not None:
+                progress(folder.num_done, folder.num_images)
 
 
 def _table(images: FoundImages, block: EmbeddedBlock) -> pa.Table:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,16 @@ from raydml.capacity import embedding_actors
 from raydml.config import ConfigError, Resources
 from raydml.data.reading import EncodedImages, SplitImages
 from raydml.embedding_files import Rows
+from raydml.machine_wait import MachineWait, telling
 from raydml.objective import network_input
-from raydml.session import connected, import_ray, reason_of
+from raydml.session import connected, failure_told, import_ray
 from raydml.splits import Indices
 
 # Calls of an actor at a time: one computes while others read and decode.
 _CALLS = 3
+# Times that a block is given to another actor because its own died: machines that go away take a few, a block that
+# kills its actor takes them all. Without a number Ray Data would try for ever.
+_RETRIES = 4
 
 _ANSWER = pa.schema(
     [
@@ -134,11 +139,11 @@ class _Embedder:
 
 def embed_blocks(
     folder: Path, images: SplitImages | EncodedImages, blocks: Sequence[Block], effort: Effort
-) -> Iterator[EmbeddedBlock]:
+) -> Generator[EmbeddedBlock, None, None]:
     """Embeds blocks by a checkpoint's model on the Ray that is connected, or on one of its own; in any order.
 
-    A block that an actor died with is embedded again by another. Raises EmbeddingFailedError, and ConfigError where
-    the images are not what they were.
+    A block that an actor died with is embedded again by another, a few times; what waits for machines is said. Raises
+    EmbeddingFailedError, and ConfigError where the images are not what they were.
     """
     ray = import_ray()
     with connected(verbose=effort.verbose) as capacity:
@@ -149,37 +154,32 @@ def embed_blocks(
         if not effort.verbose:
             logging.getLogger("ray.data").setLevel(logging.ERROR)
         num_actors, worker = embedding_actors(effort.resources, capacity)
-        # The folder may be on this machine alone.
-        model = ray.put(checkpoint.packed(folder))
-        answers = (
-            ray.data.from_arrow([_asked(block) for block in blocks])
-            .map_batches(
+        dim = checkpoint.read_config(folder).model.embedding_dim
+        pool = ActorPoolStrategy(
+            size=min(num_actors, len(blocks)),
+            max_concurrent_calls_per_actor=_CALLS,
+            enable_true_multi_threading=True,
+        )
+        try:
+            # The folder may be on this machine alone.
+            model = ray.put(checkpoint.packed(folder))
+            device = "cuda" if worker.gpus > 0 else "cpu"
+            answers = ray.data.from_arrow([_asked(block) for block in blocks]).map_batches(
                 _Embedder,
-                fn_constructor_args=(
-                    partial(ray.get, model),
-                    images,
-                    effort,
-                    max(1, int(worker.cpus)),
-                    "cuda" if worker.gpus > 0 else "cpu",
-                ),
-                compute=ActorPoolStrategy(
-                    size=min(num_actors, len(blocks)),
-                    max_concurrent_calls_per_actor=_CALLS,
-                    enable_true_multi_threading=True,
-                ),
+                fn_constructor_args=(partial(ray.get, model), images, effort, max(1, int(worker.cpus)), device),
+                compute=pool,
                 batch_size=None,
                 batch_format="pyarrow",
                 num_cpus=worker.cpus,
                 num_gpus=worker.gpus,
+                max_task_retries=_RETRIES,
             )
-            .iter_batches(batch_format="pyarrow", batch_size=None)
-        )
-        dim = checkpoint.read_config(folder).model.embedding_dim
-        try:
-            for table in answers:
-                yield from _answered(table, dim)
+            tables = answers.iter_batches(batch_format="pyarrow", batch_size=None)
+            with closing(telling(tables, MachineWait("the embedding", worker, capacity))) as told:
+                for table in told:
+                    yield from _answered(table, dim)
         except (RayError, SystemException) as error:
-            raise EmbeddingFailedError(reason_of(error)) from error
+            raise EmbeddingFailedError(failure_told(error)) from error
 
 
 def _asked(block: Block) -> pa.Table:

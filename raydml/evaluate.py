@@ -169,14 +169,16 @@ def _evaluate_models(
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Keeps others away, who would take each other's blocks. Raises ConfigError where one is there already."""
+    lock = FileLock(directory / ".lock", timeout=0)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock", timeout=0):
-            yield
+        held = lock.acquire()
     except Timeout:
         raise ConfigError(f"{directory}: is being written by another evaluation: wait for its end") from None
-    except PermissionError as error:
+    except OSError as error:
         raise ConfigError(f"{directory}: cannot be written: {error.strerror}") from None
+    with held:
+        yield
 
 
 def _concatenated(parts: Sequence[Rows]) -> Rows:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-from raydml.capacity import Capacity
+from raydml.capacity import Capacity, Worker
 from raydml.config import ConfigError, DataConfig
 from raydml.data import entry as entries
 from raydml.data.building import DecodedBlock, Progress, decode_block
@@ -26,13 +26,17 @@ from raydml.data.cache import ImageSet, lock_of
 from raydml.data.decoding import decoder
 from raydml.data.listing import Encoded, Listing
 from raydml.data.opening import cache_folder, open_images
-from raydml.session import connected, import_ray, reason_of
+from raydml.machine_wait import MachineWait, telling
+from raydml.session import connected, failure_told, import_ray
 from raydml.splits import Indices
 
 _log = logging.getLogger(__name__)
 
 # Decoded blocks in Ray's object store for each CPU: one being made, one waiting to be written, one to spare.
 _BLOCKS_PER_CPU = 3
+# Times that a block is decoded again because its worker died: machines that go away take a few, images that kill their
+# decoder take them all. Without a number Ray Data would try for ever.
+_RETRIES = 4
 _DIGEST_BYTES = 16
 
 
@@ -78,7 +82,8 @@ def prepare(config: DataConfig, *, progress: Progress | None = None, verbose: bo
             # An interrupted preparation may have nothing left to decode.
             if blocks:
                 capacity = stack.enter_context(connected(verbose=verbose))
-                yield from counted(decode_on_cluster(listing, image_size, blocks, capacity))
+                decoded = stack.enter_context(closing(decode_on_cluster(listing, image_size, blocks, capacity)))
+                yield from counted(decoded)
 
         images = open_images(config, with_test=True, decode=decode, progress=progress)
         entry = cache_folder(config) / images.fingerprint
@@ -122,7 +127,7 @@ class _Counted:
 
 def decode_on_cluster(
     listing: Listing, image_size: int, blocks: Sequence[Indices], capacity: Capacity
-) -> Iterator[DecodedBlock]:
+) -> Generator[DecodedBlock, None, None]:
     """The blocks of a listing, in any order, decoded by one task each on a Ray that is connected.
 
     Raises ConfigError naming an image that cannot be read, PreparationFailedError where the workers are lost for good.
@@ -145,12 +150,15 @@ def decode_on_cluster(
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=1,
+        max_retries=_RETRIES,
     )
+    tables = decoded.iter_batches(batch_format="pyarrow", batch_size=None)
     try:
-        for table in decoded.iter_batches(batch_format="pyarrow", batch_size=None):
-            yield from _answered(table, blocks, image_size)
+        with closing(telling(tables, MachineWait("the decoding", Worker(1.0, 0.0), capacity))) as told:
+            for table in told:
+                yield from _answered(table, blocks, image_size)
     except (RayError, SystemException) as error:
-        raise PreparationFailedError(reason_of(error)) from error
+        raise PreparationFailedError(failure_told(error)) from error
 
 
 def _asked(listing: Listing, number: int, positions: Indices) -> pa.Table:

@@ -20,10 +20,7 @@ class Scratch:
         """`root` holds the folders of all processes; None stands for one in the user's cache folder."""
         root = root or platformdirs.user_cache_path("raydml") / "scratch"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder = root / uuid.uuid4().hex[:12]
-        # Locked before it is there: another process would take it for one that was left.
-        self._lock = FileLock(root / f"{self.folder.name}{_LOCK}", timeout=0)
-        self._lock.acquire()
+        self.folder, self._lock = _claimed(root)
         self.folder.mkdir(mode=0o700)
         _remove_left(root)
         atexit.register(self.remove)
@@ -32,6 +29,18 @@ class Scratch:
         """Removes the folder with all that is in it."""
         atexit.unregister(self.remove)
         _remove(self.folder, self._lock)
+
+
+def _claimed(root: Path) -> tuple[Path, FileLock]:
+    """A name that nobody has, and its lock: without it another process would take the folder for one that was left."""
+    while True:
+        folder = root / uuid.uuid4().hex[:12]
+        lock = FileLock(root / f"{folder.name}{_LOCK}")
+        lock.acquire()
+        # Who looks for what was left may have been quicker than this process, and removed the file behind the lock.
+        if Path(lock.lock_file).exists():
+            return folder, lock
+        lock.release()
 
 
 def _remove_left(root: Path) -> None:

@@ -143,12 +143,18 @@ def _connect(ray: Any, *, verbose: bool) -> None:  # noqa: ANN401
 
 
 def _join(ray: Any, options: dict[str, Any]) -> None:  # noqa: ANN401
+    address = os.environ.get("RAY_ADDRESS", "")
+    # Ray Client's drivers see no machines, and a dashboard is no head.
+    if "://" in address:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: must be HOST:PORT of the head, for a command that runs on a machine of the "
+            "cluster; from elsewhere submit it: ray job submit --address http://HOST:8265 -- python -m raydml..."
+        )
     try:
         ray.init(**options)
-    except ConnectionError as error:
-        raise ConfigError(
-            f"RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: cannot be joined: {_cause_of(error)}"
-        ) from None
+    # No such place; no such address; another version of Ray or Python there.
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"RAY_ADDRESS={address}: cannot be joined: {_cause_of(error)}") from None
 
 
 def _cause_of(error: BaseException) -> str:
@@ -179,6 +185,14 @@ def joining() -> dict[str, str]:
 def reason_of(error: BaseException) -> str:
     """The last line of the innermost error: Ray wraps a worker's own in several pages."""
     return last_line(str(error)) or type(error).__name__
+
+
+def failure_told(error: BaseException) -> str:
+    """`reason_of` an error that ends work of Ray Data, which gives a block to a few workers before it gives up."""
+    from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+
+    lost = isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError)
+    return f"workers were lost again and again, the last time: {reason_of(error)}" if lost else reason_of(error)
 
 
 def last_line(text: str) -> str:

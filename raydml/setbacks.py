@@ -14,7 +14,14 @@ from raydml.training import TrainingFailedError
 
 import_ray()
 
-from ray.exceptions import RayActorError, RayTaskError  # noqa: E402
+from ray.exceptions import (  # noqa: E402
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError  # noqa: E402
 
 # Ray has one error for a dead actor; only its text says that the whole machine is gone.
@@ -47,6 +54,10 @@ def failure_of(error: BaseException | None) -> Failure:
             if error.preempted:
                 return Failure.NOTICE
             return Failure.NODE if _NODE_DIED in str(error) else Failure.PROCESS
+        case NodeDiedError() | LocalRayletDiedError():
+            return Failure.NODE
+        case OutOfMemoryError() | WorkerCrashedError():
+            return Failure.PROCESS
         case SilentStoreError():
             return Failure.CRASH
         case TrainingStoppedError() | TrainingFailedError() | ConfigError() | TakenOverError():

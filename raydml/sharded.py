@@ -17,6 +17,7 @@ from raydml.capacity import Worker, counting_actors
 from raydml.config import ConfigError, Resources, Wanted
 from raydml.data.building import Progress
 from raydml.data.listing import GALLERY, QUERY
+from raydml.machine_wait import MachineWait
 from raydml.per_query import QueryMetrics
 from raydml.session import connected, import_ray, reason_of
 from raydml.shard_actor import ShardActor, rows_of_shard
@@ -27,10 +28,16 @@ from raydml.waves import Unit, Waves
 
 # An actor has one unit to do and the next at hand.
 _AT_HAND = 2
-# Times that a unit may lose its actor: machines that go away take a few, a shard too large takes them all.
+# Times that a unit may lose its actor: machines that go away take a few, a shard too large takes them all. And times
+# that each of the actors may be lost before anything is counted: a machine takes all that it holds along at once.
 _LIVES = 4
+# Machines are looked at this often while nothing is counted.
+_LOOK_S = 1.0
 # What an actor takes beside its shard: Python with torch and Ray, a block of queries, a tile.
 _ACTOR_BYTES = 12 * 10**8
+
+
+_Errand = Literal["start", "read"]
 
 
 class CountingFailedError(RuntimeError):
@@ -49,7 +56,8 @@ def count_sharded(
 ) -> QueryMetrics:
     """Metrics of each query as `query_metrics` finds them in one process; `progress` is told of queries done, of all.
 
-    An actor that dies is replaced, and what it was at is counted again. Raises ConfigError where a shard fits no
+    An actor that dies is replaced, and what it was at is counted again; where actors wait for machines, that is said.
+    Raises ConfigError where a shard fits no
     machine or cannot be read, ValueError where no query has a positive, CountingFailedError.
     """
     gallery = cut(columns, rows_of(columns, GALLERY), stored.ends, num_shards)
@@ -59,9 +67,14 @@ def count_sharded(
         counts = Counts(queries, wanted, put)
         num_bytes = _ACTOR_BYTES + max(map(gallery.num_rows, range(gallery.num_shards))) * (4 * stored.dim + 16)
         number, worker = counting_actors(resources, capacity, num_bytes, gallery.num_shards)
-        crew = _Crew(stored, gallery, queries, counts, lambda: _new_actor(stored, worker, num_bytes))
+        wait = MachineWait("the count", worker, capacity, num_bytes)
+        crew = _Crew(stored, gallery, queries, counts, lambda: _new_actor(stored, worker, num_bytes), wait)
+        from ray.exceptions import RayError
+
         try:
             crew.run(number, progress)
+        except RayError as error:
+            raise CountingFailedError(reason_of(error)) from None
         finally:
             crew.dismiss()
     return counts.metrics()
@@ -78,9 +91,15 @@ class _Crew:
     """The actors, and what each is asked. One that dies is replaced, and what it was at is given to others."""
 
     def __init__(
-        self, stored: Stored, gallery: Gallery, queries: Queries, counts: Counts, new_actor: Callable[[], Any]
+        self,
+        stored: Stored,
+        gallery: Gallery,
+        queries: Queries,
+        counts: Counts,
+        new_actor: Callable[[], Any],
+        wait: MachineWait,
     ) -> None:
-        self._stored = stored
+        self._stored, self._wait = stored, wait
         self._stamps = stored.files.stamps(stored.paths) if stored.files.is_local else None
         # Actors on machines where the files are not: they are sent their rows.
         self._blind: set[int] = set()
@@ -88,39 +107,51 @@ class _Crew:
         self._waves = Waves(gallery.num_shards, len(queries.blocks), window=BLOCKS_AT_HAND)
         self._actors: dict[int, Any] = {}
         self._numbers = numbers()
-        self._asked: dict[Any, tuple[int, Unit | Literal["start", "read"]]] = {}
+        self._asked: dict[Any, tuple[int, Unit | _Errand]] = {}
         """By reference of the answer: who was asked for what."""
         self._losses: Counter[Unit | None] = Counter()
         """Of the actors that were at a unit; of None since anything was counted."""
+        self._pairs = 0
+        """Queries that are counted against a shard, over all shards."""
 
     def run(self, number: int, progress: Progress | None) -> None:
         """Until everything is counted, with so many actors."""
         ray = import_ray()
         from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
-        pairs = 0
         for _ in range(number):
             self._hire()
         while not self._waves.finished:
-            [reference], _ = ray.wait(list(self._asked), num_returns=1)
+            reference = self._next_answered()
             actor, what = self._asked.pop(reference)
             try:
                 answer = ray.get(reference)
             except (RayActorError, ObjectLostError, OutOfMemoryError) as error:
                 self._replace(actor, reason_of(error))
-                continue
             except RayTaskError as error:
                 raise _own(error) from None
-            if what == "start":
-                self._blind |= set() if answer else {actor}
-                self._waves.joined(actor)
-            elif what != "read":
-                self._losses.pop(None, None)
-                self._counts.add(what, answer, last=self._waves.done(actor, what))
-                if what.kind == "negatives" and progress is not None:
-                    pairs += self._queries.size(what.block)
-                    progress(pairs // self._gallery.num_shards, len(self._queries.index))
+            else:
+                self._take(actor, what, answer, progress)
+            # Also after a loss: who has nothing to do may take over what the lost one was at.
             self._give_all()
+
+    def _next_answered(self) -> Any:  # noqa: ANN401
+        while True:
+            answered, _ = import_ray().wait(list(self._asked), num_returns=1, timeout=_LOOK_S)
+            self._wait.look(sum(what == "start" for _, what in self._asked.values()), of=len(self._actors))
+            if answered:
+                return answered[0]
+
+    def _take(self, actor: int, what: Unit | _Errand, answer: Any, progress: Progress | None) -> None:  # noqa: ANN401
+        if what == "start":
+            self._blind |= set() if answer else {actor}
+            self._waves.joined(actor)
+        elif what != "read":
+            self._losses.pop(None, None)
+            self._counts.add(what, answer, last=self._waves.done(actor, what))
+            if what.kind == "negatives" and progress is not None:
+                self._pairs += self._queries.size(what.block)
+                progress(self._pairs // self._gallery.num_shards, len(self._queries.index))
 
     def dismiss(self) -> None:
         """Ends the actors."""
@@ -137,7 +168,7 @@ class _Crew:
         self._asked = {answer: asked for answer, asked in self._asked.items() if asked[0] != number}
         self._losses.update([None, *self._waves.lost(number)])
         for unit, losses in self._losses.items():
-            if losses >= _LIVES:
+            if losses >= _LIVES * (1 if unit else len(self._actors) + 1):
                 rows = "" if unit is None else f" with shard {unit.shard + 1} of {self._gallery.num_shards}"
                 raise CountingFailedError(f"an actor{rows} was lost {losses} times, the last time: {reason}")
         self._hire()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,36 @@ def _crash_at_rename(number: int, patch: pytest.MonkeyPatch) -> None:
         return rename(self, target)
 
     patch.setattr(Path, "rename", crashing)
+
+
+def test_what_takes_a_place_is_on_the_disk_before_the_old_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that loses its power keeps names longer than contents: nothing may hang on a file without its own."""
+    folder = tmp_path / "folder"
+    fill(folder, "first")
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def noted(file: int) -> None:
+        place = Path(f"/proc/self/fd/{file}").readlink()
+        synced.append((place.name if place.suffix != ".part" else "beside", (folder / "first").exists()))
+        real(file)
+
+    monkeypatch.setattr("os.fsync", noted)
+    fill(folder, "second")
+    assert sorted(synced[:-1]) == [("beside", True), ("file", True), ("second", True)]
+    assert synced[-1] == (tmp_path.name, False)
+    assert names_in(tmp_path) == ["folder"]
+
+
+def test_of_workers_that_settle_at_once_each_finds_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "folder", "text")
+    (tmp_path / "folder").rename(tmp_path / "folder.previous")
+    rename = Path.rename
+
+    def overtaken(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        atomic.settled(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    assert (atomic.settled(tmp_path / "folder") / "text").exists()

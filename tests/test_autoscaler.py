@@ -41,6 +41,16 @@ def test_a_head_type_that_may_have_workers_is_one_too() -> None:
     assert autoscaler.of_config({}) == autoscaler.NONE
 
 
+def test_what_a_file_leaves_out_is_no_limit_and_no_resource() -> None:
+    kinds = {"cpu": {"resources": {"CPU": 4}}, "bare": {"resources": None}}
+    found = autoscaler.of_config({"available_node_types": kinds})
+    assert [(kind.name, kind.machine, kind.most) for kind in found.node_types] == [
+        ("cpu", Machine(4, 0), 10**6),
+        ("bare", Machine(0, 0), 10**6),
+    ]
+    assert found.most_workers == math.inf
+
+
 def custom_resource(*, scaled: bool) -> dict[str, object]:
     """A RayCluster as Kubernetes gives it: containers with limits."""
 

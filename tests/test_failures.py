@@ -16,7 +16,15 @@ from raydml.training import TrainingDivergedError, TrainingFailedError
 import_ray()
 
 from ray.core.generated.common_pb2 import ActorDiedErrorContext, NodeDeathInfo  # noqa: E402
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError  # noqa: E402
+from ray.exceptions import (  # noqa: E402
+    ActorDiedError,
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError  # noqa: E402
 from ray.train.v2.api.preemption import PreemptionInfo  # noqa: E402
 
@@ -92,6 +100,11 @@ ERRORS: list[tuple[BaseException | None, Failure]] = [
     (PreemptionError(PreemptionInfo(None, {})), Failure.NOTICE),
     (LOST, Failure.NODE),
     (died("The actor is dead because its worker process has died."), Failure.PROCESS),
+    (NodeDiedError("the node that it ran on has died"), Failure.NODE),
+    (LocalRayletDiedError(), Failure.NODE),
+    (OutOfMemoryError("the node runs low on memory"), Failure.PROCESS),
+    (WorkerCrashedError(), Failure.PROCESS),
+    (WorkerGroupError("", {0: ALONE, 1: OutOfMemoryError("low")}), Failure.PROCESS),
     (ActorUnavailableError("unavailable", b"0" * 16), Failure.PROCESS),
     (of_task(CRASHED), Failure.CRASH),
     (of_task(StorageError("storage: failed")), Failure.CRASH),

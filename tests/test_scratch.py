@@ -5,12 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
 
 from raydml.scratch import Scratch
 
 HOLD = """
 import sys
 from pathlib import Path
+from typing import Any
+import pytest
+from filelock import FileLock
+
 from raydml.scratch import Scratch
 scratch = Scratch(Path(sys.argv[1]))
 (scratch.folder / "file").write_text("x")
@@ -58,4 +66,26 @@ def test_a_process_that_ends_leaves_nothing(tmp_path: Path) -> None:
     process.communicate("\n", timeout=30)
     assert process.returncode == 0
     assert not folder.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_that_another_process_took_for_a_left_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the file of a lock and its hold another process may take both away."""
+    real, overtaken = FileLock.acquire, list[str]()
+
+    def acquire(lock: FileLock, *arguments: Any, **more: Any) -> Any:  # noqa: ANN401
+        held = real(lock, *arguments, **more)
+        if not overtaken:
+            overtaken.append(lock.lock_file)
+            Path(lock.lock_file).unlink()
+        return held
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    scratch = Scratch(tmp_path)
+    [alive] = tmp_path.glob("*.alive")
+    assert alive.name == f"{scratch.folder.name}.alive"
+    assert str(alive) not in overtaken
+    scratch.remove()
     assert not list(tmp_path.iterdir())

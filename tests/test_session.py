@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from raydml import session
+from raydml.config import ConfigError
 
 
 def test_a_job_that_is_stopped_ends_as_after_a_ctrl_c() -> None:
@@ -58,3 +59,18 @@ def test_a_driver_that_joins_does_not_try_for_ten_minutes(address: str, attempts
         check=True,
     )
     assert found.stdout.strip() == attempts
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("nonsense", "cannot be joined: Invalid address format: nonsense"),
+        ("http://head:8265", "must be HOST:PORT of the head"),
+        ("ray://head:10001", "must be HOST:PORT of the head"),
+    ],
+)
+def test_an_address_that_is_none_is_told_in_a_line(address: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"^RAY_ADDRESS={address}: {told}") as caught, session.connected():
+        pass
+    assert "\n" not in str(caught.value)

@@ -20,7 +20,7 @@ import torch
 
 from raydml.config import EvaluateOptions
 from raydml.embed import embed
-from raydml.embedding import embed_subset
+from raydml.embedding import EmbeddingFailedError, embed_subset
 from raydml.embedding_files import as_matrix
 from raydml.session import joining
 from raydml.subjects import Opened, Subject, subjects_of
@@ -237,3 +237,20 @@ def test_an_actor_that_is_killed_changes_nothing_and_finished_blocks_serve_the_n
     assert not parts.exists()
     rows, _ = read_embeddings(parts.with_name("embeddings.parquet"))
     assert np.array_equal(rows, found)
+
+
+def test_a_block_that_kills_its_actor_every_time_ends_the_embedding(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raydml import embedding_pool
+
+    class Deadly(embedding_pool._Embedder):
+        def __call__(self, table: pa.Table) -> pa.Table:
+            os.kill(os.getpid(), signal.SIGKILL)
+            return table
+
+    monkeypatch.setattr(embedding_pool, "_RETRIES", 1)
+    monkeypatch.setattr(embedding_pool, "_Embedder", Deadly)
+    subject = the_subject(run)
+    with pytest.raises(EmbeddingFailedError, match=r"^workers were lost again and again, the last time: "):
+        embed_subset(subject, tmp_path / "parts", EvaluateOptions(batch_size=2))

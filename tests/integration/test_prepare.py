@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,7 +22,7 @@ from raydml.data.building import decode_block, decode_in_threads
 from raydml.data.catalog import list_photos
 from raydml.data.decoding import decode_image
 from raydml.data.opening import open_images
-from raydml.prepare import decode_on_cluster, prepare
+from raydml.prepare import PreparationFailedError, decode_on_cluster, prepare
 from tests.integration.studies import command, environment, run, run_here, wait_for
 from tests.photographs import config_of, jpeg, photograph
 
@@ -105,6 +106,17 @@ def is_decoding(process: psutil.Process) -> bool:
     name = " ".join(process.info["cmdline"] or [])
     ours = {child.pid for child in psutil.Process().children(recursive=True)}
     return name.startswith("ray::") and "decode_rows" in name and process.pid in ours
+
+
+@pytest.mark.endurance
+@pytest.mark.usefixtures("ray_here")
+def test_images_that_kill_every_worker_end_the_preparation(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydml.prepare._RETRIES", 1)
+    monkeypatch.setattr("raydml.prepare._decode_rows", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(PreparationFailedError, match=r"^workers were lost again and again, the last time: "):
+        prepare(config_at(root, tmp_path))
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -13,15 +13,18 @@ import psutil
 import pytest
 import torch
 
+from raydml import sharded
+from raydml.capacity import Worker
 from raydml.config import Resources, wanted_metrics
 from raydml.data.building import Progress
 from raydml.data.listing import GALLERY
 from raydml.per_query import QueryMetrics
 from raydml.retrieval import EveryOther, protocol_metrics, protocol_of_roles
-from raydml.session import capacity_ahead
+from raydml.session import capacity_ahead, import_ray
+from raydml.shard_actor import ShardActor
 from raydml.sharded import CountingFailedError, count_sharded
 from raydml.shards import read_columns
-from raydml.stored import open_stored
+from raydml.stored import Stored, open_stored
 from tests.integration.conftest import FinishedSearch
 from tests.integration.processes import signal_to
 from tests.integration.studies import run_here, wait_for
@@ -84,17 +87,22 @@ def test_more_shards_than_actors_find_what_one_process_finds(tmp_path: Path) -> 
     wait_for(lambda: not shard_actors())
 
 
-def test_actors_that_are_killed_change_nothing(tmp_path: Path) -> None:
+def test_actors_that_are_killed_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two at once, as with the machine that holds them, although no unit may lose more than one actor."""
+    monkeypatch.setattr("raydml.sharded._LIVES", 2)
     rows, labels = plain_rows(307)
     root = write_parts(tmp_path, rows, labels)
     killed: list[int] = []
 
     def kill_one(done: int, total: int) -> None:
-        if len(killed) < 2 and done > (1 + len(killed)) * total / 4:
+        if not killed and done > total / 4:
+            kill_another(killed)
+            kill_another(killed)
+        elif len(killed) == 2 and any(actor.pid not in killed for actor in shard_actors()):
             kill_another(killed)
 
     found = counted(root, 2, progress=kill_one)
-    assert len(set(killed)) == 2
+    assert len(set(killed)) == 3
     unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
     require_equal(found, protocol_metrics(EveryOther(), unit, labels, wanted=WANTED))
 
@@ -115,6 +123,32 @@ def test_an_actor_that_is_killed_while_it_starts_changes_nothing(tmp_path: Path)
     found = counted(root, 1, progress=kill_the_only_one)
     watcher.join()
     assert len(set(killed)) == 2
+    unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
+    require_equal(found, protocol_metrics(EveryOther(), unit, labels, wanted=WANTED))
+
+
+def test_an_actor_is_not_missed_where_no_machine_comes_for_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, labels = plain_rows(307)
+    root = write_parts(tmp_path, rows, labels)
+    made, killed = list[Worker](), list[int]()
+    new_actor = sharded._new_actor
+
+    def two(stored: Stored, worker: Worker, num_bytes: int) -> object:
+        made.append(worker)
+        if len(made) <= 2:
+            return new_actor(stored, worker, num_bytes)
+        return import_ray().remote(ShardActor).options(resources={"absent": 1}).remote(stored, 1)
+
+    def kill_one_near_the_end(done: int, total: int) -> None:
+        if not killed and done > total * 3 / 4:
+            killed.append(shard_actors()[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(sharded, "_new_actor", two)
+    found = counted(root, 2, progress=kill_one_near_the_end)
+    assert len(killed) == 1
     unit = torch.nn.functional.normalize(torch.from_numpy(rows), dim=1)
     require_equal(found, protocol_metrics(EveryOther(), unit, labels, wanted=WANTED))
 
