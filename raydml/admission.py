@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raydml import autoscaler
-from raydml.capacity import Capacity, Worker, present_trials, slots, told, worker_of
+from raydml.capacity import Capacity, Worker, possible_trials, present_trials, told, worker_of, workers_told
 from raydml.config import Resources
 from raydml.record import NEWS
+from raydml.seats import bundle_of, is_seat
 from raydml.session import import_ray, now
 from raydml.waiting import Reminder, line, may_begin
 
@@ -51,10 +52,11 @@ def observed(resources: Resources, capacity: Capacity, anyone_waits: bool) -> Ob
 
 
 def _groups_that_wait(resources: Resources, worker: Worker) -> int:
-    asked = {"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus else {})}
-    bundles = [asked] * resources.workers_per_trial
-    groups = placement_group_table().values()
-    return sum(group["state"] in _UNPLACED and list(group["bundles"].values()) == bundles for group in groups)
+    sizes = range(resources.fewest_workers, resources.workers_per_trial + 1)
+    shapes = [[bundle_of(worker)] * size for size in sizes]
+    unplaced = [group for group in placement_group_table().values() if group["state"] in _UNPLACED]
+    # What a group of fewer workers asks for besides does not keep it from training.
+    return sum(list(group["bundles"].values()) in shapes and not is_seat(group) for group in unplaced)
 
 
 class Admission(Searcher):
@@ -101,7 +103,8 @@ class Admission(Searcher):
             live=len(self._live),
             waiting=len(self._live - self._placed),
             present=present_trials(self._resources, self._seen.capacity),
-            possible=self._possible(),
+            # Fewer than one where the machines that held a trial are gone: they may come back.
+            possible=possible_trials(self._resources, self._seen.capacity),
             limit=self._limit,
             vain_s=time.monotonic() - self._came,
         )
@@ -155,11 +158,6 @@ class Admission(Searcher):
                 self._came = moment
             self._remind(moment, waiting)
 
-    def _possible(self) -> int:
-        # Fewer than one where the machines that held a trial are gone: they may come back.
-        held = slots(self._worker, self._seen.capacity.grown(self._worker))
-        return held // self._resources.workers_per_trial
-
     def _waiting(self, trials: Sequence[Any]) -> Sequence[Any]:
         if self._resources.workers_per_trial == 1:
             return [trial for trial in trials if trial.status in (trial.PENDING, trial.PAUSED)]
@@ -176,7 +174,7 @@ class Admission(Searcher):
         room = len(self._live) <= present_trials(self._resources, self._seen.capacity)
         if self._reminder.due(moment, anyone=bool(waiting), room=room, troubles=troubles):
             names = sorted(trial.config["task"].spec.directory.name for trial in waiting)
-            self._say(line(names, self._worker, self._resources.workers_per_trial, told(self._seen.capacity), troubles))
+            self._say(line(names, self._worker, workers_told(self._resources), told(self._seen.capacity), troubles))
         elif told_before and not waiting:
             self._say(None)
 

@@ -135,26 +135,47 @@ def _fitting(worker: Worker, machine: Machine, num_bytes: float) -> int:
     return _whole(min(fits))
 
 
+def trials_of(resources: Resources, num_workers: int) -> int:
+    """Trials at a time of so many workers: as many as are whole; where none is, one that may start with fewer.
+
+    What whole ones leave over stays free: a trial of few workers would grow, and start again, with each that ends.
+    """
+    return max(num_workers // resources.workers_per_trial, int(num_workers >= resources.fewest_workers))
+
+
 def present_trials(resources: Resources, capacity: Capacity) -> int:
     """How many trials the machines that are there hold at a time. A trial's workers may lie on several."""
-    return slots(worker_of(resources, capacity), capacity.machines) // resources.workers_per_trial
+    return trials_of(resources, slots(worker_of(resources, capacity), capacity.machines))
+
+
+def possible_trials(resources: Resources, capacity: Capacity) -> int:
+    """How many they hold when they are as many as they may become; 0 where those that held one are gone."""
+    worker = worker_of(resources, capacity)
+    return trials_of(resources, slots(worker, capacity.grown(worker)))
 
 
 def fitting_trials(resources: Resources, capacity: Capacity) -> int:
-    """How many trials the machines hold at a time, when they are as many as they may become.
-
-    Raises ConfigError where they can never hold one.
-    """
-    worker, workers = worker_of(resources, capacity), resources.workers_per_trial
+    """As `possible_trials`. Raises ConfigError where the machines can never hold one."""
+    if possible := possible_trials(resources, capacity):
+        return possible
+    worker, fewest = worker_of(resources, capacity), resources.fewest_workers
     held = slots(worker, capacity.grown(worker))
-    if held >= workers:
-        return held // workers
     asked = (
-        f"resources: a trial needs {workers} x {worker.cpus:g} CPUs and {workers} x {worker.gpus:g} GPUs, "
+        f"resources: a trial needs {fewest} x {worker.cpus:g} CPUs and {fewest} x {worker.gpus:g} GPUs, "
         f"each worker on one machine, but "
     )
-    given = f"(workers_per_trial={workers}, cpus_per_worker={worker.cpus:g}, gpus_per_worker={worker.gpus:g})"
+    least = "" if resources.min_workers_per_trial is None else f"min_workers_per_trial={fewest}, "
+    given = (
+        f"(workers_per_trial={resources.workers_per_trial}, {least}cpus_per_worker={worker.cpus:g}, "
+        f"gpus_per_worker={worker.gpus:g})"
+    )
     raise ConfigError(f"{asked}{_too_small(held, capacity)} {given}")
+
+
+def workers_told(resources: Resources) -> str:
+    """`2`, or `1 to 2`: workers of a trial."""
+    fewest, most = resources.fewest_workers, resources.workers_per_trial
+    return f"{most}" if fewest == most else f"{fewest} to {most}"
 
 
 def _too_small(held: int, capacity: Capacity) -> str:

@@ -1,9 +1,10 @@
-"""Whether the machine of this process is about to go. Ray internals touched: its list of machines that drain."""
+"""Whether a worker is to leave: its machine is about to go. Ray internals touched: its list of machines that drain."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from raydml.session import import_ray
 
@@ -22,8 +23,10 @@ def draining_nodes() -> dict[str, int]:
 class Notice:
     """Asks in a thread whether this machine drains; called, it answers at once, and remembers a yes."""
 
-    def __init__(self, *, every_s: float = _EVERY_S) -> None:
+    def __init__(self, *also: Callable[[], bool], every_s: float = _EVERY_S) -> None:
+        """`also`: other reasons to leave, asked in the same thread."""
         self._node = ray.get_runtime_context().get_node_id()
+        self._also = also
         self._given, self._closed = threading.Event(), threading.Event()
         self._every_s = every_s
         # A machine may drain already when a trial comes to it.
@@ -32,7 +35,7 @@ class Notice:
         self._thread.start()
 
     def __call__(self) -> bool:
-        """Whether it was seen to drain."""
+        """Whether it was seen to drain, or another reason."""
         return self._given.is_set()
 
     def close(self) -> None:
@@ -45,9 +48,9 @@ class Notice:
 
     def _look(self) -> None:
         try:
-            drains = self._node in draining_nodes()
+            leaves = self._node in draining_nodes() or any(asks() for asks in self._also)
         except Exception as error:  # a head that does not answer must not end a training
             _LOGGER.warning("whether this machine is about to go cannot be known now: %s", error)
             return
-        if drains:
+        if leaves:
             self._given.set()

@@ -6,6 +6,7 @@ gets on may be disturbed as often as spot machines like, one that does not is gi
 | disturbed by                                  | goes on            | given up                                  |
 |-----------------------------------------------|--------------------|-------------------------------------------|
 | a notice that its machine goes                | at once            | never: it left with what it had           |
+| a machine that comes for an elastic group     | at once            | never: it left with what it had           |
 | the loss of its machine                       | at once            | after five times `max_retries`            |
 | the loss of one of several workers            | at once            | after five times `max_retries`            |
 | the loss of its process                       | at once            | after `max_retries`                       |

@@ -78,7 +78,7 @@ class MachineWait:
 
     def _tell(self, found: Seen, waiting: int, *, room: bool) -> None:
         if self._reminder.due(self._clock(), anyone=waiting > 0, room=room, troubles=found.troubles):
-            self._say(line([self._what], self._worker, waiting, told(found.capacity), found.troubles))
+            self._say(line([self._what], self._worker, f"{waiting}", told(found.capacity), found.troubles))
 
 
 def telling(answers: Iterable[T], wait: MachineWait, *, every_s: float = _LOOK_S) -> Generator[T, None, None]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raydml import price, yamlfile
-from raydml.capacity import Capacity, fitting_trials, this_machine, worker_of
+from raydml.capacity import Capacity, fitting_trials, this_machine, worker_of, workers_told
 from raydml.caveats import opening_lines
 from raydml.config import LEARNING, ConfigError, Resources, SamplerName, SearchConfig
 from raydml.objectives import described
@@ -141,4 +141,4 @@ def _machine_lines(study: Study, num_trials: int) -> Iterator[str]:
 
 
 def _needed(resources: Resources, gpus: str) -> str:
-    return f"a trial needs: {resources.workers_per_trial} workers x {resources.cpus_per_worker:g} CPUs and {gpus} GPUs"
+    return f"a trial needs: {workers_told(resources)} workers x {resources.cpus_per_worker:g} CPUs and {gpus} GPUs"

@@ -194,7 +194,12 @@ def _of_run(task: Task, device: torch.device) -> Timing:
 def _of_group(task: Task, resources: Resources, steps: int) -> Timing:
     started = time.perf_counter()
     task = _with_steps(task, steps, f"group-{steps}")
-    group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=0)
+    group = WorkerGroup(
+        task,
+        num_workers=resources.workers_per_trial,
+        fewest=resources.fewest_workers,
+        max_failures=0,
+    )
     try:
         clock, rows = [started], []
         for row in islice(group.epochs(), 2):

@@ -31,6 +31,7 @@ from raydml.capacity import (
     surely_without_gpu,
     told,
     worker_of,
+    workers_told,
 )
 from raydml.config import ConfigError, ExperimentConfig, Resources, dump
 from raydml.data.building import Progress
@@ -152,7 +153,12 @@ def _train(
 ) -> None:
     from raydml.workers import WorkerGroup
 
-    group = WorkerGroup(task, num_workers=resources.workers_per_trial, max_failures=_MAX_FAILURES)
+    group = WorkerGroup(
+        task,
+        num_workers=resources.workers_per_trial,
+        fewest=resources.fewest_workers,
+        max_failures=_MAX_FAILURES,
+    )
     reminder = Reminder()
     try:
         for found in group.reports():
@@ -172,4 +178,4 @@ def _waits(task: Task, resources: Resources, capacity: Capacity, reminder: Remin
     if not reminder.due(time.monotonic(), anyone=True, room=room, troubles=troubles):
         return None
     name = task.spec.directory.name
-    return line([name], task.worker, resources.workers_per_trial, told(seen), troubles)
+    return line([name], task.worker, workers_told(resources), told(seen), troubles)

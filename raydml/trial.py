@@ -105,6 +105,7 @@ class GroupTrial(tune.Trainable):
         self._task: Task = config["task"]
         self._verdict: Verdict | None = config[VERDICT]
         self._num_workers: int = config["num_workers"]
+        self._fewest: int = config["fewest_workers"]
         self._max_failures: int = config["max_failures"]
         self._group: WorkerGroup | None = None
         self._reports: Iterator[Report] = iter(())
@@ -117,7 +118,9 @@ class GroupTrial(tune.Trainable):
         try:
             if self._group is None:
                 _wait(self._verdict)
-                self._group = WorkerGroup(self._task, num_workers=self._num_workers, max_failures=self._max_failures)
+                self._group = WorkerGroup(
+                    self._task, num_workers=self._num_workers, fewest=self._fewest, max_failures=self._max_failures
+                )
                 self._reports = self._group.reports()
             report = next(self._reports, None)
         except Exception as error:

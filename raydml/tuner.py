@@ -184,5 +184,6 @@ def task_config(study: Study, task: object) -> dict[str, Any]:
         "task": task,
         VERDICT: None,
         "num_workers": study.resources.workers_per_trial,
+        "fewest_workers": study.resources.fewest_workers,
         "max_failures": study.search.max_retries,
     }

@@ -31,8 +31,8 @@ def may_begin(*, live: int, waiting: int, present: int, possible: int, limit: in
     return live < min(limit, max(1, present + expected)) and waiting <= expected
 
 
-def line(names: Sequence[str], worker: Worker, workers: int, machines: str, troubles: Sequence[str]) -> str:
-    """`0007 waits for 2 x (4 CPUs, 1 GPUs); machines: ...; <trouble>`."""
+def line(names: Sequence[str], worker: Worker, workers: str, machines: str, troubles: Sequence[str]) -> str:
+    """`0007 waits for 2 x (4 CPUs, 1 GPUs); machines: ...; <trouble>`; `workers` as `capacity.workers_told` has it."""
     named = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     each = f"{workers} x ({worker.cpus:g} CPUs, {worker.gpus:g} GPUs)"
     verb = "waits for" if len(names) == 1 else "wait, each for"

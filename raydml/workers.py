@@ -3,29 +3,33 @@
 Ray Train's own reports are throttled, kept only with checkpoints and delivered to its controller; here they go on
 through an unbounded queue, so that nothing ever waits for a reader. Checkpoints are raydml's own, in the run's folder:
 a group of workers that starts again goes on from there. How often it does `raydml.failures` says and not Ray, which
-counts over the whole life of a training. Ray internals touched: the controller's handle and its `abort`.
+counts over the whole life of a training. An elastic group chooses its number of workers at every start
+(`raydml.seats`). Ray internals touched: the controller's handle and its `abort`, the error of a group without a place.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raydml.config import ConfigError
-from raydml.distributed import Agreement
+from raydml.distributed import Agreement, rank
 from raydml.draining import Notice
 from raydml.epoch import TrainingLeftError, TrainingStoppedError
-from raydml.failures import Failure, Setbacks, Verdict, told
+from raydml.failures import Failure, Setbacks, told
 from raydml.recorded import Task, end_curves, recorded
 from raydml.scratch import Scratch
+from raydml.seats import MayGrow, Seats, bundle_of, given, room
 from raydml.session import import_ray, reason_of
 from raydml.setbacks import failure_of
 from raydml.training import TrainingDivergedError, TrainingFailedError
@@ -36,6 +40,8 @@ from ray.exceptions import RayError  # noqa: E402
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback  # noqa: E402
 from ray.train import report as report_to_controller  # noqa: E402
 from ray.train.torch import TorchTrainer, get_device  # noqa: E402
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError  # noqa: E402
+from ray.train.v2.api.exceptions import ControllerError  # noqa: E402
 from ray.util.queue import Empty, Queue  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
@@ -43,21 +49,28 @@ _FAILURE, _STOPPED, _LEFT = "failure", "stopped", "left"
 _ABORT_TIMEOUT_S = 15.0
 # Who drives a group that waits for machines is asked so often whether it is to wait on.
 _SILENCE_S = 5.0
+# Read from the environment of the process that starts a group: how long its workers wait for their machines.
+_WAIT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+_AS_LONG_AS_IT_TAKES = os.environ[_WAIT]
+# There was room a moment ago: somebody was faster, or a machine has gone since.
+_AS_LONG_AS_THERE_IS_ROOM = "30"
 
 Report = dict[str, float] | str
 """An epoch's metrics; or, in words, what disturbed the workers, which go on; no words while they wait for machines."""
 
 
-def _train_worker(config: dict[str, Task]) -> None:
+def _train_worker(config: dict[str, Any]) -> None:
     """The loop of one worker. What a retry would only repeat is reported, not raised: bad input, a loss not finite.
 
-    All workers leave where the machine of one is about to go.
+    All workers leave where the machine of one is about to go, and where there is room for those that are missing.
     """
     # The first report carries the controller's handle out, before anything slow happens.
     report_to_controller({})
-    task = config["task"]
+    task: Task = config["task"]
     torch.set_num_threads(max(1, int(task.worker.cpus)))
-    notice, device = Notice(), get_device()
+    seats: str | None = config["seats"]
+    grows = () if seats is None or rank() != 0 else (MayGrow(partial(given, seats)),)
+    notice, device = Notice(*grows), get_device()
     try:
         with recorded(task, device=device, leave=Agreement(notice, device=device)) as run:
             while (row := run.advance()) is not None:
@@ -89,24 +102,47 @@ class _Forward(UserCallback):
 class WorkerGroup:
     """A training in the background, read report by report and stopped at any time."""
 
-    def __init__(self, task: Task, *, num_workers: int, max_failures: int) -> None:
-        """Starts the workers. `max_failures`: as `search.max_retries`."""
+    def __init__(self, task: Task, *, num_workers: int, max_failures: int, fewest: int | None = None) -> None:
+        """Starts the workers. `max_failures`: as `search.max_retries`.
+
+        An elastic group has at least `fewest` and at most `num_workers`, one that is not has always all.
+        """
         self._own = Scratch() if task.uri is not None else None
         self._scratch = (self._own.folder if self._own is not None else task.spec.directory) / ".ray_train"
         # On this machine: with the queue the training would be lost, and a machine of workers may go.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         self._running = False
-        self._task, self._num_workers = task, num_workers
+        self._task, self._most, self._fewest = task, num_workers, fewest or num_workers
+        self._size = num_workers
+        self._seats = Seats(task.worker, owner=task.uri or str(task.spec.directory))
         self._setbacks = Setbacks(max_failures)
         self._start()
 
     def _start(self) -> None:
         self._controller: Any = None
         self._error: BaseException | None = None
-        trainer = _make_trainer(self._task, self._queue, self._scratch, num_workers=self._num_workers)
+        self._seats.give_back()
+        self._resize()
+        # Fewer than the fewest may not start: they wait.
+        waits = self._size == self._fewest
+        os.environ[_WAIT] = _AS_LONG_AS_IT_TAKES if waits else _AS_LONG_AS_THERE_IS_ROOM
+        trainer = _make_trainer(
+            self._task,
+            self._queue,
+            self._scratch,
+            num_workers=self._size,
+            # Another size is tried at once, the only one again.
+            failures_to_start=5 if waits else 0,
+            seats=self._seats.name if self._size < self._most else None,
+        )
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
+
+    def _resize(self) -> None:
+        """Chooses the number of workers: as many as there is room for now."""
+        if self._fewest < self._most:
+            self._size = max(self._fewest, room(self._task.worker, self._most))
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
@@ -120,6 +156,8 @@ class WorkerGroup:
         Raises TrainingDivergedError where the loss is not finite, TrainingFailedError where workers are lost for good.
         """
         last_epoch = 0
+        if self._size < self._most:
+            yield self._size_told()
         while True:
             left = ""
             while (row := self._next()) is not None:
@@ -138,23 +176,36 @@ class WorkerGroup:
                     yield row
             if not left and self._error is None:
                 return
-            verdict = self._judged(left)
-            yield told(self._task.spec.directory.name, verdict)
-            time.sleep(verdict.decision.wait_s)
-            self._start()
+            yield from self._begin_again(left)
 
     def epochs(self) -> Iterator[dict[str, float]]:
         """The metrics alone, raising as `reports` does."""
         return (report for report in self.reports() if not isinstance(report, str))
 
-    def _judged(self, left: str) -> Verdict:
-        """Behind the end of all workers, who `left` or were lost. Raises TrainingFailedError where that is the end."""
-        failure = Failure.NOTICE if left else failure_of(self._error)
-        verdict = self._setbacks.met(failure, left or reason_of(self._error or RuntimeError()))
-        if not verdict.decision.again:
-            self._end_curves(failed=True)
-            raise TrainingFailedError(verdict.text) from self._error
-        return verdict
+    def _begin_again(self, left: str) -> Iterator[str]:
+        """Starts workers anew who all `left` or were lost, and tells of it.
+
+        Raises TrainingFailedError where that is the end.
+        """
+        name = self._task.spec.directory.name
+        # Whoever leaves to grow, or found no room, was not disturbed.
+        if (left and self._seats.given()) or _without_a_place(self._error):
+            yield f"{name}: {left or f'no room for {self._size} workers any more'}"
+        else:
+            failure = Failure.NOTICE if left else failure_of(self._error)
+            verdict = self._setbacks.met(failure, left or reason_of(self._error or RuntimeError()))
+            if not verdict.decision.again:
+                self._end_curves(failed=True)
+                raise TrainingFailedError(verdict.text) from self._error
+            yield told(name, verdict)
+            time.sleep(verdict.decision.wait_s)
+        before = self._size
+        self._start()
+        if self._size != before:
+            yield self._size_told()
+
+    def _size_told(self) -> str:
+        return f"{self._task.spec.directory.name} trains with {self._size} of {self._most} workers"
 
     def _end_curves(self, *, failed: bool) -> None:
         # Workers that end by themselves say so themselves.
@@ -177,7 +228,15 @@ class WorkerGroup:
                     return ""
             else:
                 self._controller = controller or self._controller
+                self._ask_for_more()
                 return dict(row)
+
+    def _ask_for_more(self) -> None:
+        # With a report: before the first one the workers have no places, and these could be theirs.
+        if self._size < self._most:
+            self._seats.ask_in_turn(self._most - self._size)
+        else:
+            self._seats.close()
 
     def close(self) -> None:
         """Stops the workers if they still run, and frees what they occupied."""
@@ -188,30 +247,39 @@ class WorkerGroup:
                 ray.get(self._controller.abort.remote(), timeout=_ABORT_TIMEOUT_S)
             self._thread.join(timeout=_ABORT_TIMEOUT_S)
         self._end_curves(failed=False)
+        self._seats.close()
         self._queue.shutdown(force=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
         if self._own is not None:
             self._own.remove()
 
 
-def _make_trainer(task: Task, queue: Queue, scratch: Path, *, num_workers: int) -> TorchTrainer:
+def _without_a_place(error: BaseException | None) -> bool:
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+
+
+def _make_trainer(
+    task: Task, queue: Queue, scratch: Path, *, num_workers: int, failures_to_start: int, seats: str | None
+) -> TorchTrainer:
     """A TorchTrainer whose own files go to a scratch folder of the run and are of no further use."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     worker = task.worker
     return TorchTrainer(
         _train_worker,
-        train_loop_config={"task": task},
+        train_loop_config={"task": task, "seats": seats},
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=worker.gpus > 0,
-            resources_per_worker={"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus > 0 else {})},
+            resources_per_worker=bundle_of(worker),
         ),
         run_config=RunConfig(
             # The name of an earlier run would resume that run's controller.
             name=uuid.uuid4().hex[:12],
             storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=5),
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=failures_to_start
+            ),
             callbacks=[_Forward(queue)],
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raydml.config import ExperimentConfig
-from raydml.distributed import Agreement, rank
-from raydml.epoch import TrainingLeftError
+from raydml.distributed import Agreement, rank, world_size
+from raydml.epoch import TrainingLeftError, stay
 from raydml.training import Run, RunSpec
 from tests.divided_cases import HOST
 
@@ -61,6 +62,19 @@ def on_a_rank(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
         place = (error.epoch, error.step)
     run.close()
     return {"left": place, "rest": _rows(spec), "whole": _rows(RunSpec(config, folder / "whole"))}
+
+
+def in_a_group(config: ExperimentConfig, folder: Path, patience: dict[int, int]) -> Row:
+    """The last metrics of this rank in a group that leaves after so many questions, by its size; 0 stays to the end."""
+    after = patience[world_size()]
+    leave = Agreement(Leaver(after), device=HOST) if after else stay
+    run = Run(RunSpec(config, folder), device=HOST, leave=leave)
+    rows: list[Row] = []
+    with suppress(TrainingLeftError):
+        while (row := run.advance()) is not None:
+            rows.append(row)
+    run.close()
+    return rows[-1] if rows else {}
 
 
 def _rows(spec: RunSpec) -> list[Row]:

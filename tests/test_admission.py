@@ -21,6 +21,7 @@ from raydml.record import NEWS
 HEAD, MACHINE = Machine(0, 0), Machine(2, 0)
 ONE_CPU = Resources(gpus_per_worker=0.0)
 PAIR = Resources(workers_per_trial=2, gpus_per_worker=0.0)
+ELASTIC = Resources(workers_per_trial=4, min_workers_per_trial=1, gpus_per_worker=0.0)
 
 
 class Inside(Searcher):  # type: ignore[misc]  # Ray has no types
@@ -207,6 +208,22 @@ def test_groups_of_workers_wait_though_their_trials_run(monkeypatch: pytest.Monk
     cluster.groups = 0
     cluster.step()
     assert cluster.said[-1] is None
+
+
+def test_elastic_trials_run_whole_and_what_machines_leave_over_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines of two cores, trials of one to four workers: a third machine is worth nothing, a fourth a trial."""
+    cluster = Cluster(monkeypatch, MACHINE, resources=ELASTIC)
+    given = []
+    for machines in (1, 2, 3, 4, 4):
+        cluster.has(*[MACHINE] * machines)
+        cluster.step()
+        given.append(cluster.inside.given)
+    assert given == [1, 1, 1, 2, 2]
+    cluster.groups = 2
+    cluster.has()
+    for _ in range(10):
+        cluster.step()
+    assert str(cluster.said[-1]).startswith("0000, 0001 wait, each for 1 to 4 x (1 CPUs, 0 GPUs)")
 
 
 def test_what_tune_says_reaches_the_searcher_inside(monkeypatch: pytest.MonkeyPatch) -> None:

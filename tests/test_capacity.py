@@ -10,20 +10,29 @@ import pytest
 from raydml.capacity import (
     Capacity,
     Machine,
+    NodeType,
     Worker,
     counting_actors,
     embedding_actors,
     fitting_trials,
+    possible_trials,
+    present_trials,
     surely_without_gpu,
     this_machine,
+    trials_of,
     worker_of,
+    workers_told,
 )
 from raydml.config import ConfigError, Resources
 
 
-def resources(workers: int = 1, cpus: float = 1, gpus: float | None = None) -> Resources:
-    auto_or_number = "auto" if gpus is None else float(gpus)
-    return Resources(workers_per_trial=workers, cpus_per_worker=cpus, gpus_per_worker=auto_or_number)  # type: ignore[arg-type]
+def resources(workers: int = 1, cpus: float = 1, gpus: float | None = None, fewest: int | None = None) -> Resources:
+    return Resources(
+        workers_per_trial=workers,
+        min_workers_per_trial=fewest,
+        cpus_per_worker=cpus,
+        gpus_per_worker="auto" if gpus is None else float(gpus),
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,8 @@ def test_trials_fit_as_often_as_the_scarcest_resource_allows(asked: Resources, c
         (resources(cpus=2.5), Capacity.single(2, 0), ("1 x 2.5 CPUs", "2 CPUs", "cpus_per_worker=2.5")),
         (resources(gpus=1), Capacity.single(2, 0), ("1 x 1 GPUs", "0 GPUs", "gpus_per_worker=1")),
         (resources(gpus=0.5), Capacity.single(2, 0.4), ("0.5 GPUs", "0.4 GPUs", "gpus_per_worker=0.5")),
-        (resources(workers=3), Capacity.single(8, 2), ("3 x 1 GPUs", "2 GPUs", "workers_per_trial=3")),
+        (resources(workers=3), Capacity.single(8, 2), ("3 x 1 GPUs", "2 GPUs", "(workers_per_trial=3, cpus")),
+        (resources(workers=8, fewest=3), Capacity.single(2, 0), ("3 x 1 CPUs", "hold 2", "min_workers_per_trial=3,")),
     ],
 )
 def test_what_can_never_fit_is_refused_with_the_numbers(
@@ -101,6 +111,55 @@ def test_what_can_never_fit_is_refused_with_the_numbers(
     with pytest.raises(ConfigError, match=r"^resources: a trial needs ") as caught:
         fitting_trials(asked, capacity)
     assert all(number in str(caught.value) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("workers", "fewest", "held", "trials"),
+    [
+        # Whole trials, as long as there is room for one.
+        *[(4, 2, held, 1) for held in range(4, 8)],
+        (4, 2, 8, 2),
+        (4, 2, 11, 2),
+        # One that is not whole, with all there is; never two halves.
+        (4, 1, 3, 1),
+        (4, 1, 2, 1),
+        (4, 2, 2, 1),
+        (4, 2, 1, 0),
+        (4, 4, 3, 0),
+        (4, None, 3, 0),
+        (4, None, 9, 2),
+        (1, None, 3, 3),
+        (1, None, 0, 0),
+    ],
+)
+def test_trials_are_whole_and_one_is_not_where_none_could_be(
+    workers: int, fewest: int | None, held: int, trials: int
+) -> None:
+    asked = resources(workers, fewest=fewest, gpus=0)
+    assert trials_of(asked, held) == trials
+    assert present_trials(asked, Capacity((Machine(1, 0),) * held)) == trials
+    grows = Capacity((Machine(0, 0),), (NodeType("spot", Machine(1, 0), held),), head=Machine(0, 0))
+    assert (present_trials(asked, grows), possible_trials(asked, grows)) == (0, trials)
+
+
+@pytest.mark.parametrize(("fewest", "told"), [(None, "4"), (4, "4"), (1, "1 to 4")])
+def test_workers_of_a_trial_are_told_as_few_to_many(fewest: int | None, told: str) -> None:
+    assert workers_told(resources(4, fewest=fewest)) == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "law"),
+    [
+        ({"workers_per_trial": 2, "min_workers_per_trial": 3}, "but got min_workers_per_trial=3, workers_per_trial=2"),
+        ({"min_workers_per_trial": 1}, "of several workers, but got min_workers_per_trial=1, workers_per_trial=1"),
+        ({"workers_per_trial": 2, "min_workers_per_trial": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_the_fewest_workers_are_one_to_all_of_several(fields: dict[str, int], law: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(law)):
+        Resources(**fields)
+    assert Resources(workers_per_trial=2).fewest_workers == 2
+    assert Resources(workers_per_trial=2, min_workers_per_trial=1).fewest_workers == 1
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ LAYERS = (
     (
         *("session", "plan", "tensorboard", "workers", "record", "repeats", "embedding", "embedding_pool"),
         *("subjects", "recorded", "study_folder", "local_ray", "generations", "autoscaler", "setbacks", "draining"),
-        *("remote_runs", "brought_runs", "fetching", "machine_wait"),
+        *("remote_runs", "brought_runs", "fetching", "machine_wait", "seats"),
     ),
     (
         *("train", "trial", "tuner", "admission", "repeating", "probe", "evaluate", "prepare", "samplers", "search"),

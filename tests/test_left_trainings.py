@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 
 from raydml import checkpoint
 from raydml.config import ExperimentConfig
@@ -17,7 +18,7 @@ from raydml.history import read_history
 from raydml.training import Run, RunSpec
 from tests.conftest import changed
 from tests.divided_cases import HOST, SEE, Fields, assert_equal_runs, divided, stored, timeless, weights
-from tests.left_cases import Leaver, in_processes, on_a_rank
+from tests.left_cases import Leaver, in_a_group, in_processes, on_a_rank
 from tests.ranks import in_groups
 from tests.training_cases import train
 
@@ -132,6 +133,23 @@ def test_every_rank_leaves_at_the_same_step(tiny: ExperimentConfig, tmp_path: Pa
     assert zero["left"] == one["left"] == (1, 8), "asked before the first step, answered eight questions later"
     assert zero["rest"] == zero["whole"]
     assert one["rest"] == one["whole"]
+
+
+@pytest.mark.timeout(300)
+def test_another_number_of_workers_goes_on_in_the_middle_of_an_epoch(tiny: ExperimentConfig, tmp_path: Path) -> None:
+    """Two workers, then one, then three, with all that has a state: none of it is of a number of workers."""
+    config = changed(divided(tiny, see=SEE), loss=MEMORY, model__batch_norm="synchronised")
+    config = changed(config, training__precision="float64", training__steps_per_epoch=4)
+    train(RunSpec(config, tmp_path / "whole"), device=HOST, report=lambda row: None)
+    patience, parts = {2: 1, 1: 9, 3: 0}, tmp_path / "parts"
+    found = in_groups(in_a_group, config, parts, patience, worlds=tuple(patience), folder=tmp_path, timeout_s=240.0)
+    epochs = [found[world][0].get("epoch", 0) for world in patience]
+    assert epochs[0] < epochs[1] < epochs[2] == 6, "two groups left"
+    expected = read_history(tmp_path / "whole")
+    for row, other in zip(timeless(read_history(parts)), timeless(expected), strict=True):
+        assert row == pytest.approx(other, rel=1e-8)
+    others = weights(tmp_path / "whole")
+    assert all(torch.allclose(tensor, others[name], rtol=1e-7, atol=1e-9) for name, tensor in weights(parts).items())
 
 
 def test_the_error_travels_between_processes() -> None:

@@ -121,6 +121,14 @@ def test_a_search_has_some_time(hours: float) -> None:
         study_of(max_hours=hours)
 
 
+def test_check_tells_with_how_few_workers_a_trial_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    setting = "resources={workers_per_trial: 64, min_workers_per_trial: 1, gpus_per_worker: 0}"
+    assert cli.main(["tune", STUDY, "--check", setting]) == 0
+    out = capsys.readouterr().out
+    assert "a trial needs: 1 to 64 workers x 1 CPUs and 0 GPUs\n" in out
+    assert out.count(": 1 at a time\n") == 1, "this machine has no 64 cores, and one trial takes all"
+
+
 @pytest.mark.parametrize(
     ("chosen", "num_trials", "allowed", "at_a_time"),
     [("auto", 25, 25, 8), (3, 25, 3, 3), (100, 25, 25, 8), (1, 25, 1, 1), ("auto", 5, 5, 5), (3, 2, 2, 2)],

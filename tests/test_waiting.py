@@ -58,17 +58,17 @@ def test_never_more_than_the_machines_may_hold_and_always_one(present: int, poss
 @pytest.mark.parametrize(
     ("names", "workers", "troubles", "expected"),
     [
-        (["0012"], 1, (), "0012 waits for 1 x (4 CPUs, 0.25 GPUs); machines: none"),
-        (["a", "b"], 2, (), "a, b wait, each for 2 x (4 CPUs, 0.25 GPUs); machines: none"),
+        (["0012"], "1", (), "0012 waits for 1 x (4 CPUs, 0.25 GPUs); machines: none"),
+        (["a", "b"], "1 to 2", (), "a, b wait, each for 1 to 2 x (4 CPUs, 0.25 GPUs); machines: none"),
         (
             ["a", "b", "c", "d", "e"],
-            1,
+            "1",
             ("no quota",),
             "a, b, c and 2 more wait, each for 1 x (4 CPUs, 0.25 GPUs); machines: none; no quota",
         ),
     ],
 )
-def test_what_waits_is_one_line(names: list[str], workers: int, troubles: tuple[str, ...], expected: str) -> None:
+def test_what_waits_is_one_line(names: list[str], workers: str, troubles: tuple[str, ...], expected: str) -> None:
     assert line(names, Worker(4, 0.25), workers, "machines: none", troubles) == expected
 
 

@@ -89,6 +89,11 @@ class Resources(Model):
     workers_per_trial: int = Field(default=1, ge=1)
     """Data-parallel workers of a trial. One runs inline; more run through Ray Train."""
 
+    min_workers_per_trial: int | None = Field(default=None, ge=1)
+    """Where machines are missing a trial starts with fewer workers, at least so many, and goes on with more as soon as
+    machines come; none: null. Every change costs a restart of the workers and none of their steps. The curve stays, but
+    for rounding: so does what a checkpoint holds."""
+
     cpus_per_worker: float = Field(default=1.0, gt=0.0)
     """CPU cores of a worker."""
 
@@ -101,6 +106,25 @@ class Resources(Model):
 
     price_per_hour: float | None = Field(default=None, gt=0.0)
     """Price of all machines together for an hour, in any currency: `--estimate` multiplies it. Unknown where null."""
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers with which a trial may start: all of them, unless `min_workers_per_trial` says less."""
+        return self.workers_per_trial if self.min_workers_per_trial is None else self.min_workers_per_trial
+
+    @model_validator(mode="after")
+    def _fewest_of_several(self) -> Resources:
+        if self.min_workers_per_trial is not None and self.workers_per_trial == 1:
+            raise ValueError(
+                "min_workers_per_trial is for trials of several workers, "
+                f"but got min_workers_per_trial={self.min_workers_per_trial}, workers_per_trial=1"
+            )
+        if self.fewest_workers > self.workers_per_trial:
+            raise ValueError(
+                "min_workers_per_trial must not exceed workers_per_trial, "
+                f"but got min_workers_per_trial={self.fewest_workers}, workers_per_trial={self.workers_per_trial}"
+            )
+        return self
 
     @field_validator("folds_at_a_time")
     @classmethod
