@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
@@ -114,10 +115,11 @@ def test_the_commands_take_what_lies_in_the_bucket(
     embedded = run_here("embed", study, photographs)
     assert embedded.returncode == 0, embedded.stderr
     [embeddings] = re.findall(r"^written: s3://data/(trained/small/train/\w+/embeddings/birds)$", embedded.stdout, re.M)
-    queried = run_here("evaluate", study, "--query", photographs, "--among", bucket.uri(embeddings), "neighbors=1")
+    mine = shutil.copy(photographs / "class01" / "1.jpg", tmp_path / "mine.jpg")
+    queried = run_here("evaluate", study, "--query", mine, "--among", bucket.uri(embeddings), "neighbors=1")
     assert queried.returncode == 0, queried.stderr
-    assert "1.000 class01/1.jpg (class01)" in queried.stdout
-    assert (tmp_path / "queries" / "birds" / "neighbors.png").exists()
+    [neighbors] = (tmp_path / "queries").glob("*/neighbors.parquet")
+    assert pq.read_table(neighbors)["gallery"].to_pylist() == ["class01/1.jpg"]
 
 
 @pytest.mark.usefixtures("ray_here")
