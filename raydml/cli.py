@@ -38,13 +38,23 @@ _MORE_RUNS = {
 }
 
 
+def _log_handler(console: Console) -> logging.Handler:
+    """For a terminal, beside what changes there; in a file, and in the log of a job, a message stays one line."""
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler(console.file)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    return handler
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
     arguments = _arguments(argv)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+        handlers=[_log_handler(Console(stderr=True))],
     )
     logging.getLogger("raydml").setLevel(logging.INFO)
     run: Callable[[argparse.Namespace], int] = arguments.run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import resource
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from raydml import cli, identity, yamlfile
 from raydml.config.grammar import validate
@@ -194,3 +197,13 @@ def test_an_interrupted_command_says_how_to_go_on(
     monkeypatch.setattr(cli, "read_with_notes", interrupted)
     assert cli.main(["tune", STUDY]) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [(True, 3), (False, 1)])
+def test_a_message_in_a_log_is_one_line_and_no_padding(terminal: bool, lines: int) -> None:
+    console = Console(file=io.StringIO(), width=40, force_terminal=terminal, color_system=None)
+    handler = cli._log_handler(console)
+    handler.handle(logging.LogRecord("x", logging.WARNING, "", 0, "0000 lost a worker: " + "gone " * 15, (), None))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert text.count("\n") >= lines if terminal else text == f"WARNING 0000 lost a worker: {'gone ' * 15}\n"
