@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,8 @@ from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util import placement_group_table  # noqa: E402
 
+_LOGGER = logging.getLogger(__name__)
+
 Say = Callable[[str | None], None]
 """Takes what is said of trials that wait; None where none waits any more."""
 
@@ -39,6 +43,17 @@ class Observed(NamedTuple):
     """Groups of workers of a trial's shape that have no machines yet."""
     troubles: tuple[str, ...]
     """Why machines do not come."""
+
+
+@dataclass
+class _Given:
+    """A trial that was handed out."""
+
+    name: str
+    """By which the searcher knows it: that under which Tune first asked for it."""
+    config: dict[str, Any]
+    times_lost: int = 0
+    """While it was given over."""
 
 
 Observe = Callable[[bool], Observed]
@@ -60,7 +75,11 @@ def _groups_that_wait(resources: Resources, worker: Worker) -> int:
 
 
 class Admission(Searcher):
-    """A searcher that hands out another's trials, as many as machines are there or may come, at most `limit`."""
+    """A searcher that hands out another's trials, as many as machines are there or may come, at most `limit`.
+
+    A trial whose process is lost while Tune gives it over from the one before is handed out again, under another name:
+    Tune 2.60 ends it as failed, whatever its `max_failures`, because it is not running yet.
+    """
 
     def __init__(
         self,
@@ -68,18 +87,27 @@ class Admission(Searcher):
         resources: Resources,
         capacity: Capacity,
         *,
+        num_trials: int,
         limit: int,
+        max_retries: int,
         say: Say,
         observe: Observe | None = None,
     ) -> None:
-        """`capacity` is what the cluster is at first. `say` is told what waits."""
+        """`capacity` is what the cluster is at first, `num_trials` the most that are asked of `searcher`.
+
+        `say` is told what waits.
+        """
         super().__init__(metric=searcher.metric, mode=searcher.mode)
         # Under another name than `searcher`: Tune would ask what is behind that name for its state.
         self._inner = searcher
         self._resources, self._limit, self._say = resources, limit, say
         self._worker = worker_of(resources, capacity)
         self._observe = observe or partial(observed, resources, capacity)
-        self._live: set[str] = set()
+        self._num_left, self._max_retries = num_trials, max_retries
+        self._given: dict[str, _Given] = {}
+        """What was handed out and has not ended, by Tune's name."""
+        self._again: list[_Given] = []
+        self._given_up: set[str] = set()
         self._placed: set[str] = set()
         self._reminder = Reminder()
         self._looked = self._came = time.monotonic()
@@ -100,8 +128,8 @@ class Admission(Searcher):
         if self.failure is not None:
             return str(Searcher.FINISHED)
         may = may_begin(
-            live=len(self._live),
-            waiting=len(self._live - self._placed),
+            live=len(self._given),
+            waiting=len(self._given.keys() - self._placed),
             present=present_trials(self._resources, self._seen.capacity),
             # Fewer than one where the machines that held a trial are gone: they may come back.
             possible=possible_trials(self._resources, self._seen.capacity),
@@ -110,25 +138,49 @@ class Admission(Searcher):
         )
         if not may:
             return None
-        suggested: dict[str, Any] | str | None = Searcher.FINISHED
-        with self._heeding():
-            suggested = self._inner.suggest(trial_id)
-        if isinstance(suggested, dict):
-            self._live.add(trial_id)
-        return suggested
+        given = self._again.pop(0) if self._again else self._asked(trial_id)
+        if given is not None:
+            self._given[trial_id] = given
+            return given.config
+        # One of those that live may have to be handed out again.
+        return None if self._given and self.failure is None else str(Searcher.FINISHED)
+
+    def _asked(self, trial_id: str) -> _Given | None:
+        suggested = None
+        if self._num_left > 0:
+            with self._heeding():
+                suggested = self._inner.suggest(trial_id)
+        if not isinstance(suggested, dict):
+            return None
+        self._num_left -= 1
+        return _Given(trial_id, suggested)
+
+    def name_of(self, trial_id: str) -> str:
+        """By which the searcher inside knows what Tune calls so."""
+        return self._given[trial_id].name if trial_id in self._given else trial_id
+
+    def give_up(self, trial_id: str) -> None:
+        """Of this one the next failure is its end."""
+        self._given_up.add(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Handed on where it is an epoch."""
         if NEWS not in result:
             with self._heeding():
-                self._inner.on_trial_result(trial_id, result)
+                self._inner.on_trial_result(self.name_of(trial_id), result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Handed on. Of a trial that was stopped because the search ends nobody hears: it goes on later."""
-        self._live.discard(trial_id)
-        if self.failure is None:
-            with self._heeding():
-                self._inner.on_trial_complete(trial_id, result, error)
+        name, given = self.name_of(trial_id), self._given.pop(trial_id, None)
+        if self.failure is not None:
+            return
+        if error and given is not None and trial_id not in self._given_up and given.times_lost < self._max_retries:
+            given.times_lost += 1
+            self._again.append(given)
+            _LOGGER.warning("%s lost its process before it began; it goes on", _shown(given.config))
+            return
+        with self._heeding():
+            self._inner.on_trial_complete(name, result, error)
 
     @contextmanager
     def _heeding(self) -> Iterator[None]:
@@ -150,9 +202,9 @@ class Admission(Searcher):
         moment, before = time.monotonic(), self._seen
         due = moment - self._looked >= _LOOK_S
         if due:
-            self._looked, self._seen = moment, self._observe(self._live != self._placed)
-        waiting = self._waiting([trial for trial in trials if trial.trial_id in self._live])
-        self._placed = self._live - {trial.trial_id for trial in waiting}
+            self._looked, self._seen = moment, self._observe(self._given.keys() != self._placed)
+        waiting = self._waiting([trial for trial in trials if trial.trial_id in self._given])
+        self._placed = self._given.keys() - {trial.trial_id for trial in waiting}
         if due or not waiting:
             if len(self._seen.capacity.machines) > len(before.capacity.machines) or not waiting:
                 self._came = moment
@@ -171,12 +223,16 @@ class Admission(Searcher):
 
     def _remind(self, moment: float, waiting: Sequence[Any]) -> None:
         told_before, troubles = self._reminder.told, self._seen.troubles
-        room = len(self._live) <= present_trials(self._resources, self._seen.capacity)
+        room = len(self._given) <= present_trials(self._resources, self._seen.capacity)
         if self._reminder.due(moment, anyone=bool(waiting), room=room, troubles=troubles):
-            names = sorted(trial.config["task"].spec.directory.name for trial in waiting)
+            names = sorted(_shown(trial.config) for trial in waiting)
             self._say(line(names, self._worker, workers_told(self._resources), told(self._seen.capacity), troubles))
         elif told_before and not waiting:
             self._say(None)
+
+
+def _shown(config: Mapping[str, Any]) -> str:
+    return str(config["task"].spec.directory.name)
 
 
 class Looks(tune.Callback):

@@ -23,7 +23,7 @@ from raydml.data.reading import EncodedImages, SplitImages
 from raydml.embedding_files import Rows
 from raydml.machine_wait import MachineWait, telling
 from raydml.objective import network_input
-from raydml.session import connected, failure_told, import_ray
+from raydml.session import connected, failure_told, import_ray, numbers_of_retries
 from raydml.splits import Indices
 
 # Calls of an actor at a time: one computes while others read and decode.
@@ -164,16 +164,17 @@ def embed_blocks(
             # The folder may be on this machine alone.
             model = ray.put(checkpoint.packed(folder))
             device = "cuda" if worker.gpus > 0 else "cpu"
-            answers = ray.data.from_arrow([_asked(block) for block in blocks]).map_batches(
-                _Embedder,
-                fn_constructor_args=(partial(ray.get, model), images, effort, max(1, int(worker.cpus)), device),
-                compute=pool,
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=worker.cpus,
-                num_gpus=worker.gpus,
-                max_task_retries=_RETRIES,
-            )
+            with numbers_of_retries():
+                answers = ray.data.from_arrow([_asked(block) for block in blocks]).map_batches(
+                    _Embedder,
+                    fn_constructor_args=(partial(ray.get, model), images, effort, max(1, int(worker.cpus)), device),
+                    compute=pool,
+                    batch_size=None,
+                    batch_format="pyarrow",
+                    num_cpus=worker.cpus,
+                    num_gpus=worker.gpus,
+                    max_task_retries=_RETRIES,
+                )
             tables = answers.iter_batches(batch_format="pyarrow", batch_size=None)
             with closing(telling(tables, MachineWait("the embedding", worker, capacity))) as told:
                 for table in told:

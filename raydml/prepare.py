@@ -27,7 +27,7 @@ from raydml.data.decoding import decoder
 from raydml.data.listing import Encoded, Listing
 from raydml.data.opening import cache_folder, open_images
 from raydml.machine_wait import MachineWait, telling
-from raydml.session import connected, failure_told, import_ray
+from raydml.session import connected, failure_told, import_ray, numbers_of_retries
 from raydml.splits import Indices
 
 _log = logging.getLogger(__name__)
@@ -143,15 +143,16 @@ def decode_on_cluster(
     dataset = ray.data.from_arrow([_asked(listing, number, positions) for number, positions in enumerate(blocks)])
     limit = _BLOCKS_PER_CPU * max(1, int(capacity.cpus)) * max(map(len, blocks)) * image_size * image_size * 3
     dataset.context.execution_options.resource_limits = ExecutionResources(object_store_memory=limit)
-    decoded = dataset.map_batches(
-        _decode_rows,
-        fn_kwargs={"encoded": listing.encoded, "image_size": image_size, "expected": decoder()},
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=1,
-        max_retries=_RETRIES,
-    )
+    with numbers_of_retries():
+        decoded = dataset.map_batches(
+            _decode_rows,
+            fn_kwargs={"encoded": listing.encoded, "image_size": image_size, "expected": decoder()},
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=1,
+            max_retries=_RETRIES,
+        )
     tables = decoded.iter_batches(batch_format="pyarrow", batch_size=None)
     try:
         with closing(telling(tables, MachineWait("the decoding", Worker(1.0, 0.0), capacity))) as told:

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -180,6 +181,14 @@ def _ending_in_order() -> Iterator[None]:
 def joining() -> dict[str, str]:
     """Variables with which a process that is started here joins the Ray that is connected."""
     return environment_to_join(import_ray().get_runtime_context().gcs_address)
+
+
+@contextmanager
+def numbers_of_retries() -> Iterator[None]:
+    """Around a step of Ray Data that gets one: Ray 2.60 has no parameter for it, and warns of other options."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        yield
 
 
 def reason_of(error: BaseException) -> str:

@@ -90,8 +90,9 @@ class _Restarts(Callback):  # type: ignore[misc]
     A trial that is given up is started once more, only to say so: that is how its reason becomes its result.
     """
 
-    def __init__(self, max_retries: int) -> None:
-        self._max_retries = max_retries
+    def __init__(self, max_retries: int, give_up: Callable[[str], None]) -> None:
+        """`give_up` is told of a trial that is, by Tune's name."""
+        self._max_retries, self._give_up = max_retries, give_up
         self._setbacks: dict[str, Setbacks] = {}
         self._counts: dict[str, int] = {}
 
@@ -117,6 +118,7 @@ class _Restarts(Callback):  # type: ignore[misc]
             _LOGGER.warning(told(trial.config["task"].spec.directory.name, verdict))
         else:
             # Whatever happens before it has said so ends it.
+            self._give_up(trial.trial_id)
             trial.max_failures = trial.num_failures
 
     def _of(self, trial: Trial) -> Setbacks:
@@ -150,7 +152,16 @@ def run_trials(
     fitting_trials(study.resources, capacity)
     worker = worker_of(study.resources, capacity)
     limit = at_most(study.search, num_trials)
-    admission = Admission(searcher, study.resources, capacity, limit=limit, say=say)
+    max_retries = study.search.max_retries
+    admission = Admission(
+        searcher,
+        study.resources,
+        capacity,
+        num_trials=num_trials,
+        limit=limit,
+        max_retries=max_retries,
+        say=say,
+    )
     scratch = directory / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
@@ -158,7 +169,8 @@ def run_trials(
         tune_config=tune.TuneConfig(
             search_alg=admission,
             scheduler=UntilOver(scheduler or FIFOScheduler(), lambda: admission.failure is not None or over()),
-            num_samples=num_trials,
+            # As many as are handed out: one may be handed out again.
+            num_samples=-1,
             # A group's trial holds the handle of its workers: only an inline one can start over.
             reuse_actors=study.resources.workers_per_trial == 1,
         ),
@@ -166,8 +178,8 @@ def run_trials(
             name="search",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[Looks(admission), _Restarts(study.search.max_retries)],
-            stop=lambda trial_id, result: admission.failure is not None or stop(trial_id, result),
+            callbacks=[Looks(admission), _Restarts(max_retries, admission.give_up)],
+            stop=lambda trial_id, result: admission.failure is not None or stop(admission.name_of(trial_id), result),
             failure_config=tune.FailureConfig(max_failures=-1),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),

@@ -3,105 +3,15 @@
 from __future__ import annotations
 
 import pickle
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from ray.tune.search import Searcher
 
-from raydml.admission import Admission, Looks, Observed
-from raydml.capacity import Capacity, Machine, NodeType
-from raydml.config import Resources
+from raydml.admission import Looks
 from raydml.patience import StorageError
 from raydml.record import NEWS
-
-HEAD, MACHINE = Machine(0, 0), Machine(2, 0)
-ONE_CPU = Resources(gpus_per_worker=0.0)
-PAIR = Resources(workers_per_trial=2, gpus_per_worker=0.0)
-ELASTIC = Resources(workers_per_trial=4, min_workers_per_trial=1, gpus_per_worker=0.0)
-
-
-class Inside(Searcher):  # type: ignore[misc]  # Ray has no types
-    """Hands out as many trials as it is asked for, at most `most`."""
-
-    def __init__(self, most: int = 100) -> None:
-        super().__init__(metric="val/map@r", mode="max")
-        self.most, self.given = most, 0
-        self.heard: list[tuple[Any, ...]] = []
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        if self.given == self.most:
-            return str(Searcher.FINISHED)
-        self.given += 1
-        return {"task": SimpleNamespace(spec=SimpleNamespace(directory=Path(f"trials/{self.given - 1:04d}")))}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.heard.append(("result", trial_id, result))
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.heard.append(("complete", trial_id, result, error))
-
-
-@dataclass
-class Trial:
-    """What an admission reads of Tune's trials."""
-
-    trial_id: str
-    config: dict[str, Any]
-    status: str = "PENDING"
-    last_result: dict[str, Any] = field(default_factory=dict)
-    PENDING = "PENDING"
-    PAUSED = "PAUSED"
-
-
-class Cluster:
-    """Machines, a clock and Tune's loop."""
-
-    def __init__(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        *machines: Machine,
-        most: int = 0,
-        resources: Resources = ONE_CPU,
-        limit: int = 100,
-        trials: int = 100,
-    ) -> None:
-        kinds = (NodeType("worker", MACHINE, most),) if most else ()
-        self.capacity = Capacity((HEAD, *machines), kinds, head=HEAD)
-        self.groups, self.troubles = 0, ()
-        self.now, self.said, self.inside, self.trials = 1000.0, [], Inside(trials), []
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-        self.admission = Admission(
-            self.inside, resources, self.capacity, limit=limit, say=self.said.append, observe=self.observe
-        )
-        self.looks = Looks(self.admission)
-
-    said: list[str | None]
-    trials: list[Trial]
-    troubles: tuple[str, ...]
-
-    def observe(self, anyone_waits: bool) -> Observed:
-        return Observed(self.capacity, self.groups, self.troubles if anyone_waits else ())
-
-    def has(self, *machines: Machine) -> None:
-        self.capacity = Capacity((HEAD, *machines), self.capacity.node_types, head=HEAD)
-
-    def step(self, seconds: float = 1.0, *, place: int = 100) -> None:
-        """One turn of Tune's loop; `place` of the waiting trials then find their machines."""
-        self.now += seconds
-        self.looks.on_step_begin(0, self.trials)
-        while isinstance(config := self.admission.suggest(name := f"t{self.inside.given}"), dict):
-            self.trials.append(Trial(name, config))
-        for trial in [trial for trial in self.trials if trial.status == "PENDING"][:place]:
-            trial.status = "RUNNING"
-
-    def end(self, *trials: Trial) -> None:
-        for trial in trials:
-            self.trials.remove(trial)
-            self.admission.on_trial_complete(trial.trial_id, {"done": True})
+from tests.admission_cases import ELASTIC, MACHINE, PAIR, Cluster
 
 
 def test_on_one_machine_a_point_is_chosen_when_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +42,7 @@ def test_a_search_that_has_no_more_trials_ends(monkeypatch: pytest.MonkeyPatch) 
     cluster = Cluster(monkeypatch, most=3, trials=2)
     cluster.step(place=0)
     assert cluster.inside.given == 2
+    cluster.end(*cluster.trials)
     assert cluster.admission.suggest("more") == Searcher.FINISHED
 
 
@@ -230,8 +141,36 @@ def test_what_tune_says_reaches_the_searcher_inside(monkeypatch: pytest.MonkeyPa
     cluster = Cluster(monkeypatch, MACHINE)
     cluster.step()
     cluster.admission.on_trial_result("t0", {"epoch": 1})
-    cluster.admission.on_trial_complete("t0", None, error=True)
-    assert cluster.inside.heard == [("result", "t0", {"epoch": 1}), ("complete", "t0", None, True)]
+    cluster.admission.on_trial_complete("t0", {"epoch": 2})
+    # Of this one the driver has decided that it ends with its next failure.
+    cluster.admission.give_up("t1")
+    cluster.admission.on_trial_complete("t1", None, error=True)
+    assert cluster.inside.heard == [
+        ("result", "t0", {"epoch": 1}),
+        ("complete", "t0", {"epoch": 2}, False),
+        ("complete", "t1", None, True),
+    ]
+
+
+def test_a_trial_that_is_lost_before_it_began_is_handed_out_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last one that is asked of the searcher inside, which hears of it by the name under which it gave it."""
+    cluster = Cluster(monkeypatch, MACHINE, trials=1)
+    cluster.step()
+    [first] = cluster.trials
+    name = first.trial_id
+    for times in (1, 2):
+        assert cluster.admission.suggest("early") is None, "it may have to be handed out again"
+        cluster.admission.on_trial_complete(name, None, error=True)
+        name = f"again{times}"
+        assert cluster.admission.suggest(name) == first.config
+    cluster.admission.on_trial_result(name, {"epoch": 1})
+    assert cluster.admission.name_of(name) == first.trial_id
+    cluster.admission.on_trial_complete(name, None, error=True)
+    assert cluster.inside.heard == [("result", "t0", {"epoch": 1}), ("complete", "t0", None, True)], "two retries"
+    assert cluster.admission.suggest("late") == Searcher.FINISHED
+    assert caplog.messages == ["0000 lost its process before it began; it goes on"] * 2
 
 
 def test_what_is_no_epoch_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -74,3 +76,16 @@ def test_an_address_that_is_none_is_told_in_a_line(address: str, told: str, monk
     with pytest.raises(ConfigError, match=f"^RAY_ADDRESS={address}: {told}") as caught, session.connected():
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_ray_data_has_no_parameters_for_numbers_of_retries() -> None:
+    """Where it has, `numbers_of_retries` and the keywords inside it can go."""
+    from ray.data import Dataset
+
+    assert {"max_retries", "max_task_retries"}.isdisjoint(inspect.signature(Dataset.map_batches).parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with session.numbers_of_retries():
+            warnings.warn("`ray_remote_args` is deprecated and will be removed", DeprecationWarning, stacklevel=1)
+            with pytest.raises(DeprecationWarning):
+                warnings.warn("something else", DeprecationWarning, stacklevel=1)

@@ -89,20 +89,21 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_disturbed_trial_is_said_to_go_on_or_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    restarts, trial = _Restarts(1), disturbed(tmp_path, "The actor died\nkilled by SIGKILL")
+    given_up: list[str] = []
+    restarts, trial = _Restarts(1, given_up.append), disturbed(tmp_path, "The actor died\nkilled by SIGKILL")
     restarts.on_trial_result(1, [], trial, {"training_iteration": 3})
     restarts.on_trial_recover(1, [], trial)
     assert said(caplog) == ["0007 lost its process after epoch 3: killed by SIGKILL; it goes on"]
-    assert (trial.config[VERDICT].decision.again, trial.max_failures) == (True, -1)
+    assert (trial.config[VERDICT].decision.again, trial.max_failures, given_up) == (True, -1, [])
     trial.num_failures = 2
     restarts.on_trial_recover(1, [], trial)
     assert len(said(caplog)) == 1
-    assert (trial.config[VERDICT].decision.again, trial.max_failures) == (False, 2)
+    assert (trial.config[VERDICT].decision.again, trial.max_failures, given_up) == (False, 2, ["t"])
 
 
 def test_what_disturbed_a_group_is_said_by_the_driver_and_its_waiting_is_not(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    restarts, trial = _Restarts(1), SimpleNamespace(trial_id="t")
+    restarts, trial = _Restarts(1, lambda name: None), SimpleNamespace(trial_id="t")
     for result in (
         {NEWS: "", "training_iteration": 0},
         {METRIC: 0.1, "training_iteration": 1},

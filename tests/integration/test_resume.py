@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -134,6 +135,40 @@ def test_a_killed_trial_goes_on_from_its_last_epoch(finished: FinishedSearch, tm
         driver.kill()
     assert outcome(folder) == outcome(finished.folder)
     assert curves_of(folder) == curves_of(finished.folder)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_process_that_is_lost_between_two_trials_costs_neither(
+    finished: FinishedSearch,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Tune 2.60 ends the second one as failed. Where it does not, `raydml.admission` need not hand it out again."""
+    from ray import tune
+
+    from raydml.trial import InlineTrial
+
+    marker = tmp_path / "killed"
+
+    class Dies(InlineTrial):
+        """Once, when it is given its second trial."""
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return InlineTrial.reset_config(self, new_config)
+
+    monkeypatch.setattr(
+        "raydml.tuner.trainable_of", lambda resources, cpus, gpus: tune.with_resources(Dies, {"CPU": cpus, "GPU": gpus})
+    )
+    process = run_here("tune", write_study(tmp_path, cache), "search.max_concurrent=1")
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "0001 lost its process before it began; it goes on" in caplog.messages
+    assert outcome(tmp_path / "runs" / "small") == outcome(finished.folder)
+    assert curves_of(tmp_path / "runs" / "small") == curves_of(finished.folder)
 
 
 def test_an_interrupted_search_says_that_it_can_go_on(tmp_path: Path, cache: Path) -> None:
