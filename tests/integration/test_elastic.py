@@ -35,14 +35,14 @@ def test_room_is_what_nobody_uses_now_and_seats_are_given_when_it_comes() -> Non
     seats = Seats(ONE_CPU, owner="a trial")
     seats.ask(2)
     try:
-        wait_for(lambda: seats.given() == 1, timeout=10)
+        wait_for(lambda: seats.given() == 1, timeout=60)
         # One whose actor was killed, and that starts again.
         seats = Seats(ONE_CPU, owner="a trial")
         assert (seats.given(), room(ONE_CPU, 2)) == (0, 1)
         seats.ask(2)
-        wait_for(lambda: seats.given() == 1, timeout=10)
+        wait_for(lambda: seats.given() == 1, timeout=60)
         ray.util.remove_placement_group(taken)
-        wait_for(lambda: given(seats.name) == 2, timeout=10)
+        wait_for(lambda: given(seats.name) == 2, timeout=60)
     finally:
         seats.close()
     assert seats.given() == 0
@@ -56,13 +56,13 @@ def test_one_group_asks_at_a_time_until_it_needs_no_more() -> None:
         first.ask_in_turn(1)
         second.ask_in_turn(1)
         first.ask_in_turn(1)
-        wait_for(lambda: first.given() == 1, timeout=10)
+        wait_for(lambda: first.given() == 1, timeout=60)
         first.give_back()
         second.ask_in_turn(1)
         assert (first.given(), second.given()) == (0, 0), "the turn is kept during a restart"
         first.close()
         second.ask_in_turn(1)
-        wait_for(lambda: second.given() == 1, timeout=10)
+        wait_for(lambda: second.given() == 1, timeout=60)
     finally:
         first.close()
         second.close()
