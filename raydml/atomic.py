@@ -39,7 +39,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
-        _sync(beside)
+        sync(beside)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -62,7 +62,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     try:
         yield beside
         for written in (*beside.rglob("*"), beside):
-            _sync(written)
+            sync(written)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -71,7 +71,7 @@ def replaced_directory(path: Path) -> Iterator[Path]:
     if path.exists():
         path.rename(previous)
     beside.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -85,7 +85,8 @@ def settled(path: Path) -> Path:
     return path
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns when a file's content, or a folder's names, are on the disk. Raises OSError."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import mmap
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,7 +71,7 @@ def finish(folder: Path, description: Description, checksums: Checksums, *, fing
     pq.write_table(_index_of(description), folder / INDEX)
     index = (folder / INDEX).read_bytes()
     for name in FILES:
-        _sync(folder / name)
+        atomic.sync(folder / name)
     meta = {
         "name": description.name,
         "fingerprint": fingerprint,
@@ -92,7 +91,7 @@ def finish(folder: Path, description: Description, checksums: Checksums, *, fing
         "blocks": block_checksums(checksums, _IMAGES_PER_BLOCK),
     }
     atomic.write_json(folder / META, sealed(meta))
-    _sync(folder)
+    atomic.sync(folder)
 
 
 def sealed(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def install(folder: Path, entry: Path) -> None:
     """A finished folder takes the place of a missing or damaged entry. Whoever calls holds the entry's lock."""
     discard(entry)
     folder.rename(entry)
-    _sync(entry.parent)
+    atomic.sync(entry.parent)
 
 
 def discard(entry: Path) -> None:
@@ -184,11 +183,3 @@ def discard(entry: Path) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
